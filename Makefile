@@ -1,0 +1,65 @@
+# What one does in a checkout. Everything happens in .venv; nothing is installed beside it.
+# Another interpreter: make test PYTHON=python3.12.  Arguments for pytest: make test ARGS="-k retry"
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet
+PYTEST := $(VENV)/bin/python -m pytest
+
+# Stamps: what has been installed, redone when the project's metadata changes.
+PROGRAM := $(VENV)/.program
+TOOLS := $(VENV)/.tools
+METADATA := pyproject.toml branchmig/__init__.py
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint bench soak clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' Makefile
+
+demo: $(PROGRAM) ## install the program and migrate a dozen branches in a new scratch folder
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" bash docs/demo.sh
+
+test: $(TOOLS) ## install everything and run the tests
+	$(PYTEST) $(ARGS)
+
+check: lint test ## what a change must pass: lint, then the tests
+
+lint: $(TOOLS) ## ruff, its formatter, mypy and the contracts on imports
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy --strict
+	$(VENV)/bin/lint-imports --no-logo
+
+bench: $(TOOLS) ## measure branchmig beside its peers, all in one run
+	@test -d bench || { echo "there are no benchmarks in this version" >&2; exit 1; }
+	$(VENV)/bin/python -m bench
+
+soak: $(TOOLS) ## the tests that run for many minutes
+	$(PYTEST) -m soak $(ARGS)
+
+clean: ## remove .venv and everything that the tools left
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { \
+	    echo "$(PYTHON) is not there: install Python 3.11 or newer," \
+	        "or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "$$($(PYTHON) -V 2>&1) is too old: branchmig needs Python 3.11 or newer;" \
+	        "name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "this Python cannot make virtual environments:" \
+	        "apt install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+$(PROGRAM): $(METADATA) | $(VENV)/bin/python
+	$(PIP) --editable .
+	@touch $@
+
+$(TOOLS): $(METADATA) | $(VENV)/bin/python
+	$(PIP) --editable '.[dev,histories,all]'
+	@touch $(PROGRAM) $@

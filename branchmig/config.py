@@ -1,0 +1,263 @@
+"""Settings: one TOML file, overridden by the environment, checked as a whole.
+
+Floor 2. `load` finds the file, reads it and gives a frozen `Settings`; nothing later reads the
+environment for settings. Every relative path in it counts from the file's folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from . import trust
+from .errors import ConfigError
+from .masking import mask, remember_url
+
+FILE_NAME = "branchmig.toml"
+SYSTEM_FILE = Path("/etc/branchmig") / FILE_NAME
+
+RETAIL_HISTORY = "alembic_branch"
+RETAIL_TABLES = (
+    "Users",
+    "Categories",
+    "Products",
+    "ProductImages",
+    "Customers",
+    "Suppliers",
+    "Sales",
+    "SaleLineItems",
+    "Purchases",
+    "PurchaseLineItems",
+    "Expenses",
+    "ExpenseCategories",
+    "Settings",
+    "SyncQueue",
+)
+"""The tables that the reference history promises; the default of `validation.required_tables`."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HeadOfficeSettings(_Section):
+    """Where the list of branches and their states live."""
+
+    url: str = "sqlite:///headoffice.db"
+
+
+class MigrationSettings(_Section):
+    """The Alembic history of the branches and what it needs to run without its own env.py."""
+
+    script_location: str = RETAIL_HISTORY
+    target: str = "head"
+    version_locations: tuple[str, ...] = ()
+    version_table: str | None = None
+    version_table_schema: str | None = None
+    target_metadata: str | None = None
+    preload: tuple[str, ...] = ()
+    prepend_sys_path: tuple[str, ...] = ()
+    x_args: tuple[str, ...] = ()
+    ini: str | None = None
+    attributes: dict[str, Any] = Field(default_factory=dict)
+    environ: dict[str, str] = Field(default_factory=dict)
+    setup: str | None = None
+    probe: bool = True
+
+
+class ValidationSettings(_Section):
+    """`required_tables`: None stands for the default of the history in use."""
+
+    required_tables: tuple[str, ...] | None = None
+
+
+class RunSettings(_Section):
+    """How a run behaves. Times in seconds."""
+
+    workers: int = Field(4, ge=1)
+    per_server: int = Field(4, ge=1)
+    survey_per_server: int = Field(32, ge=1)
+    create_databases: bool = True
+    connect_timeout: float = Field(10, gt=0)
+    lock_timeout: float = Field(5, ge=0)
+    statement_timeout: float = Field(0, ge=0)
+    lease_seconds: float = Field(600, ge=1)
+
+
+class RetrySettings(_Section):
+    """When a failed branch is tried again. `backoff_seconds` 0: at the next run."""
+
+    max_attempts: int = Field(3, ge=1)
+    backoff_seconds: float = Field(300, ge=0)
+    unreachable: Literal["count", "wait"] = "count"
+
+
+class Settings(BaseSettings):
+    """All settings of one program run; picklable, so that worker processes get the same.
+
+    `file` is the settings file; its folder is what relative paths count from.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="BRANCHMIG_",
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        extra="forbid",
+        frozen=True,
+    )
+
+    file: Path = Field(exclude=True)
+    headoffice: HeadOfficeSettings = HeadOfficeSettings()
+    migrations: MigrationSettings = MigrationSettings()
+    validation: ValidationSettings = ValidationSettings()
+    run: RunSettings = RunSettings()
+    retry: RetrySettings = RetrySettings()
+
+    @property
+    def folder(self) -> Path:
+        return self.file.parent
+
+    @property
+    def script_location(self) -> str:
+        """The history as Alembic takes it: an absolute folder, or `package:folder`.
+
+        The reference history is the folder of its name beside the settings where there is one,
+        and the copy that came with the program otherwise.
+        """
+        location = self.migrations.script_location
+        if location == RETAIL_HISTORY and not (self.folder / location).is_dir():
+            return str(packaged(RETAIL_HISTORY))
+        return self.resolve(location)
+
+    @property
+    def required_tables(self) -> tuple[str, ...]:
+        if self.validation.required_tables is not None:
+            return self.validation.required_tables
+        retail = Path(self.script_location).name == RETAIL_HISTORY
+        return RETAIL_TABLES if retail else ()
+
+    def resolve(self, location: str) -> str:
+        """A folder counted from the settings file; `package:folder` is left as it is."""
+        if ":" in location and not Path(location).is_absolute():
+            return location
+        return str(self.folder / location)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # The environment wins over the file, whose content arrives as initial values.
+        return _Environment(settings_cls), init_settings
+
+
+class _Environment(EnvSettingsSource):
+    """Environment variables, with lists separated by commas as operators write them."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        if isinstance(value, str) and not value.lstrip().startswith(("[", "{")):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return super().decode_complex_value(field_name, field, value)
+
+
+def packaged(history: str) -> Path:
+    """The folder of a history that is installed beside this package."""
+    return Path(__file__).resolve().parent.parent / history
+
+
+def find(named: Path | None, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The settings file to use, or None where there is none.
+
+    In order: the one named on the command line, `$BRANCHMIG_CONFIG`, `./branchmig.toml`, the
+    system's. Root never takes the one in the current folder: whoever owns that folder would choose
+    what root runs. Raises ConfigError where a named file does not exist.
+    """
+    chosen = named or (Path(environ["BRANCHMIG_CONFIG"]) if environ.get("BRANCHMIG_CONFIG") else None)
+    if chosen is not None:
+        if not chosen.is_file():
+            raise ConfigError(
+                f"there is no settings file {chosen}",
+                "name an existing file with --config or BRANCHMIG_CONFIG, "
+                "or run `branchmig init` in the folder that shall hold it",
+            )
+        return chosen.absolute()
+    here = Path(FILE_NAME).absolute()
+    if os.geteuid() != 0 and here.is_file():
+        return here
+    return SYSTEM_FILE if SYSTEM_FILE.is_file() else None
+
+
+def load(file: Path) -> tuple[Settings, tuple[str, ...]]:
+    """Read and check a settings file. Gives the settings and warnings about who can change it.
+
+    Raises ConfigError: unreadable, malformed (with line and column), an unknown key (with the
+    nearest known one), a wrong value, or open to strangers and run as root.
+    """
+    warnings = tuple(trust.check([file, file.parent]))
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            f"{file} is not valid TOML: {error}", "mend that line; see https://toml.io"
+        ) from error
+    _refuse_unknown_sections(file, content)
+    try:
+        settings = Settings(**content, file=file)
+    except ValidationError as error:
+        raise _explain(file, error) from None
+    except SettingsError as error:
+        cause = f": {error.__cause__}" if error.__cause__ else ""
+        raise ConfigError(f"the environment holds a wrong setting: {error}{mask(cause)}") from None
+    remember_url(settings.headoffice.url)
+    return settings, warnings
+
+
+def _refuse_unknown_sections(file: Path, content: Mapping[str, Any]) -> None:
+    sections = [name for name in Settings.model_fields if name != "file"]
+    for name, value in content.items():
+        if name not in sections:
+            raise ConfigError(f"{file}: unknown section [{name}]", _nearest(name, sections))
+        if not isinstance(value, dict):
+            raise ConfigError(f"{file}: {name} is a section and wants a header [{name}]")
+
+
+def _explain(file: Path, error: ValidationError) -> ConfigError:
+    """The first thing wrong, as a sentence that names the section and the key."""
+    first = error.errors()[0]
+    section, *path = (str(part) for part in first["loc"])
+    where = f"{file} or the environment: [{section}]"
+    if first["type"] == "extra_forbidden":
+        known = list(type(getattr(_DEFAULTS, section)).model_fields)
+        return ConfigError(f"{where} has no key {path[0]!r}", _nearest(path[0], known))
+    key = ".".join(path)
+    return ConfigError(f"{where} {key}: {first['msg']}, not {mask(repr(first['input']))}")
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known)}"
+
+
+_DEFAULTS = Settings.model_construct(file=Path())

@@ -1,0 +1,257 @@
+"""One branch under lease: take the lease, have the work done, record what became of it.
+
+Floor 5. A newcomer reads this after `model`. The work itself is `migrator`'s, here or in another
+process; HeadOffice is `store`'s; every rule of what follows what is `transitions`'.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from . import transitions
+from .config import Settings
+from .errors import LeaseHeld, LeaseLost, NotAdopted, UsageError
+from .fence import Fence
+from .lease import hold
+from .migrator import Migrator
+from .model import (
+    Attempt,
+    Branch,
+    BranchState,
+    BranchStatus,
+    Heads,
+    MigrationHistory,
+    MigrationStatus,
+    Outcome,
+    PendingRevisions,
+    Plan,
+    Record,
+    Run,
+    SkipReason,
+    Task,
+    ValidationResult,
+    Verdict,
+    heads_text,
+)
+from .store import Store
+
+Work = Callable[[Task, Fence], Attempt]
+"""Does the work on one branch's database: `Migrator.attempt`, or a worker process."""
+
+
+class BranchMigrationManager:
+    """What may be asked of one branch.
+
+    `run` is written beside every outcome; `fence` stops the work in hand.
+    """
+
+    def __init__(
+        self, settings: Settings, store: Store, migrator: Migrator, run: Run, fence: Fence
+    ) -> None:
+        self.settings = settings
+        self.store = store
+        self.migrator = migrator
+        self.run = run
+        self.fence = fence
+        given = settings.retry
+        self.policy = transitions.RetryPolicy(
+            max_attempts=given.max_attempts,
+            backoff=timedelta(seconds=given.backoff_seconds),
+            wait_for_unreachable=given.unreachable == "wait",
+        )
+
+    # Reading ----------------------------------------------------------------------------------
+
+    def pending(self, branch: Branch, target: str) -> PendingRevisions:
+        """The revisions that a branch lacks, read from the branch. Raises ProviderError."""
+        steps = self.migrator.plan(branch, target).steps
+        return PendingRevisions(branch, tuple(step.revision for step in steps))
+
+    def plan(self, branch: Branch, target: str) -> Plan:
+        """The way of a branch to a target, read from the branch. Raises ProviderError."""
+        return self.migrator.plan(branch, target)
+
+    def history(self, record: Record) -> MigrationHistory:
+        """A branch's past, read from the branch; when, from HeadOffice's outcomes."""
+        plan = self.migrator.plan(record.branch, self.settings.migrations.target)
+        return MigrationHistory(
+            branch=record.branch,
+            applied=self.migrator.applied(record.branch, plan.current),
+            pending=tuple(step.revision for step in plan.steps),
+            last_migration_at=self.store.last_migration(record.branch),
+            state=record.state,
+        )
+
+    def validate(self, branch: Branch) -> ValidationResult:
+        """Whether a branch is what the configured target promises, read from the branch."""
+        return self.migrator.validate(branch)
+
+    def status(self, records: Iterable[Record]) -> tuple[BranchStatus, ...]:
+        """What HeadOffice knows, held against the history: no branch is opened.
+
+        A branch recorded Completed at older heads is behind, and shown as Pending.
+        """
+        now = self.store.now()
+        return tuple(self._status(record, now) for record in records)
+
+    def _status(self, record: Record, now: datetime) -> BranchStatus:
+        history = self.migrator.history(record.branch.provider)
+        wanted = history.target_heads(self.settings.migrations.target)
+        heads = record.state.heads
+        known = wanted is not None and set(heads) <= {r.id for r in history.revisions}
+        behind = known and bool(history.steps(heads, self.settings.migrations.target))
+        completed = record.state.status is MigrationStatus.COMPLETED
+        return BranchStatus(
+            branch=record.branch,
+            state=record.state,
+            status=MigrationStatus.PENDING if behind and completed else record.state.status,
+            behind=behind,
+            target=heads_text(wanted) if wanted else None,
+            is_locked=transitions.is_locked(record.state, now),
+        )
+
+    # Changing ---------------------------------------------------------------------------------
+
+    def apply(self, record: Record, target: str, *, create: bool = False) -> Outcome:
+        """Migrate one branch because a person asked: whatever its retries and its pin say.
+
+        Raises UsageError for an inactive branch; anything else is in the outcome.
+        """
+        if not record.branch.is_active:
+            raise UsageError(
+                f"{record.branch.code} is inactive",
+                f"`branchmig branch update {record.branch.code} --active` takes it back",
+            )
+
+        def begin(state: BranchState, now: datetime) -> BranchState:
+            return replace(transitions.begin(state, None, target, now), pinned=False)
+
+        return self.migrate(record, target, self.migrator.attempt, begin, create=create)
+
+    def migrate(
+        self,
+        record: Record,
+        target: str,
+        work: Work,
+        begin: Callable[[BranchState, datetime], BranchState],
+        *,
+        create: bool = False,
+    ) -> Outcome:
+        """Take the lease, writing the state that `begin` gives, have the work done, record it.
+
+        A lease that another run holds is an outcome, not an error. Raises StoreError.
+        """
+        branch = record.branch
+        started = time.monotonic()
+        seconds = self.settings.run.lease_seconds
+        try:
+            with hold(self.store, branch, self.run.id, seconds, self.fence, begin) as lease:
+                task = Task(branch, target, lease.previous.heads, create)
+                attempt = work(task, self.fence)
+                elapsed = timedelta(seconds=time.monotonic() - started)
+                outcome = _outcome(branch, lease.previous, attempt, elapsed)
+                change = self._conclusion(lease.previous, attempt)
+                state = self.store.conclude(lease, change, self.run, outcome)
+                return replace(outcome, status=state.status)
+        except LeaseHeld as error:
+            return skipped(record, SkipReason.LEASED, error.message)
+        except LeaseLost as error:
+            # Whoever has the lease now records what is true; of ours only the report remains.
+            landed = attempt.applied
+            return replace(skipped(record, SkipReason.LEASED, error.message), applied=landed)
+
+    def _conclusion(
+        self, previous: BranchState, attempt: Attempt
+    ) -> Callable[[BranchState, datetime], BranchState]:
+        """The transition that an attempt amounts to."""
+
+        def change(state: BranchState, now: datetime) -> BranchState:
+            if attempt.failure:
+                text = attempt.failure.message
+                return transitions.fail(
+                    state, text, attempt.failure.kind, attempt.heads, now, self.policy,
+                    previous=previous.status,
+                )  # fmt: skip
+            if attempt.skip:
+                return transitions.restore(state, previous, attempt.heads)
+            return transitions.succeed(state, attempt.heads or (), now)
+
+        return change
+
+    def baseline(self, record: Record, revision: str) -> Heads:
+        """Take over a database that another tool made. Gives the heads it now stands at.
+
+        Raises DriftDetected, NotAdopted, LeaseHeld, ProviderError; nothing is written then.
+        """
+        branch = record.branch
+        if not self.migrator.look(branch).exists:
+            raise NotAdopted(
+                f"{branch.code} has no database yet", "`branchmig apply` makes it from the start"
+            )
+
+        def begin(state: BranchState, now: datetime) -> BranchState:
+            return transitions.begin(state, None, revision, now)
+
+        seconds = self.settings.run.lease_seconds
+        with hold(self.store, branch, self.run.id, seconds, self.fence, begin) as lease:
+            previous = lease.previous
+            try:
+                heads = self.migrator.baseline(branch, revision, self.fence)
+            except BaseException:
+                self.store.conclude(
+                    lease, lambda s, now: transitions.restore(s, previous, None), self.run, None
+                )
+                raise
+            outcome = Outcome(
+                branch, Verdict.UNCHANGED, MigrationStatus.PENDING, (), heads,
+                detail=f"baseline {revision}",
+            )  # fmt: skip
+            self.store.conclude(
+                lease, lambda s, now: transitions.adopt(s, heads, now), self.run, outcome
+            )
+            return heads
+
+
+def skipped(record: Record, reason: SkipReason, detail: str | None = None) -> Outcome:
+    """The outcome of a branch that the run left alone."""
+    heads = record.state.heads
+    return Outcome(
+        branch=record.branch,
+        verdict=Verdict.SKIPPED,
+        status=record.state.status,
+        from_heads=heads,
+        to_heads=heads,
+        reason=reason,
+        detail=detail,
+    )
+
+
+
+
+def _outcome(
+    branch: Branch, previous: BranchState, attempt: Attempt, elapsed: timedelta
+) -> Outcome:
+    """What the run says of an attempt; the status is filled in when it has been recorded."""
+    if attempt.failure:
+        verdict = Verdict.FAILED
+    elif attempt.skip:
+        verdict = Verdict.SKIPPED
+    else:
+        verdict = Verdict.MIGRATED if attempt.applied else Verdict.UNCHANGED
+    start = attempt.plan.current if attempt.plan else previous.heads
+    return Outcome(
+        branch=branch,
+        verdict=verdict,
+        status=previous.status,
+        from_heads=start,
+        to_heads=start if attempt.heads is None else attempt.heads,
+        applied=attempt.applied,
+        failure=attempt.failure,
+        reason=attempt.skip,
+        detail=attempt.reason,
+        warnings=attempt.warnings,
+        duration=elapsed,
+    )

@@ -1,0 +1,395 @@
+"""The values that everything speaks in: frozen, picklable, without behaviour that touches the world.
+
+Floor 1. A newcomer reads this after the README and before `manager`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from .masking import mask, mask_url
+
+
+class Provider(StrEnum):
+    """A database engine that a branch may live on. MySQL includes MariaDB."""
+
+    SQLITE = "sqlite"
+    SQLSERVER = "sqlserver"
+    POSTGRESQL = "postgresql"
+    MYSQL = "mysql"
+
+
+class MigrationStatus(StrEnum):
+    """What HeadOffice remembers of a branch. Exactly these five."""
+
+    PENDING = "Pending"
+    IN_PROGRESS = "InProgress"
+    COMPLETED = "Completed"
+    FAILED = "Failed"
+    MANUAL = "RequiresManualIntervention"
+
+
+class Verdict(StrEnum):
+    """What one run did to one branch; kept apart from the status that is persisted."""
+
+    MIGRATED = "migrated"
+    UNCHANGED = "unchanged"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+class SkipReason(StrEnum):
+    """Why a run left a branch alone."""
+
+    BACKOFF = "backoff"
+    MANUAL = "manual"
+    LEASED = "leased"
+    BUSY = "busy"
+    PINNED = "pinned"
+    STOPPED = "stopped"
+
+
+class Direction(StrEnum):
+    UPGRADE = "upgrade"
+    DOWNGRADE = "downgrade"
+
+
+class FailureKind(StrEnum):
+    """What a strategy's `classify` makes of an exception.
+
+    Only BUSY and TRANSIENT may be tried again within a run; only UNREACHABLE is waited for under
+    `retry.unreachable = "wait"`.
+    """
+
+    BUSY = "busy"
+    TRANSIENT = "transient"
+    UNREACHABLE = "unreachable"
+    PERMANENT = "permanent"
+
+
+Heads = tuple[str, ...]
+"""Revisions that a database stands at, sorted; empty: none."""
+
+
+def heads_text(heads: Heads) -> str | None:
+    """Several heads as people read them: sorted, joined by a comma; none is null."""
+    return ", ".join(sorted(heads)) or None
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A branch office's database.
+
+    `url` is kept as it was written (a relative SQLite path counts from the settings file's folder)
+    and may hold a password: neither `repr` nor `str` shows it.
+    """
+
+    id: str
+    code: str
+    name: str
+    provider: Provider
+    url: str = field(repr=False)
+    server: str | None = None
+    tags: tuple[str, ...] = ()
+    is_active: bool = True
+
+    @property
+    def masked_url(self) -> str:
+        """The URL with its password starred out."""
+        return mask_url(self.url)
+
+    def __str__(self) -> str:
+        return self.code
+
+
+@dataclass(frozen=True, slots=True)
+class BranchState:
+    """HeadOffice's memory of one branch.
+
+    While status is IN_PROGRESS, `heads` are the heads that the attempt started from. Times are
+    aware and in UTC, by HeadOffice's clock. `lock_token` never falls.
+    """
+
+    status: MigrationStatus = MigrationStatus.PENDING
+    heads: Heads = ()
+    target: str | None = None
+    retry_count: int = 0
+    next_attempt_at: datetime | None = None
+    last_attempt_at: datetime | None = None
+    lock_owner: str | None = None
+    lock_token: int = 0
+    lock_expires_at: datetime | None = None
+    error: str | None = None
+    pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A branch together with its state, as HeadOffice holds them."""
+
+    branch: Branch
+    state: BranchState
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to migrate one branch, as granted: `token` fences every write made under it.
+
+    `previous` is the state found when the lease was taken, to be restored by an attempt that
+    ends without a result.
+    """
+
+    branch_id: str
+    owner: str
+    token: int
+    previous: BranchState
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One entry of a history. `down` holds its parents, `depends_on` what else must come first."""
+
+    id: str
+    down: Heads
+    depends_on: Heads
+    description: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One revision applied in one direction, and the version rows before and after it."""
+
+    revision: str
+    direction: Direction
+    from_heads: Heads
+    to_heads: Heads
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The ordered steps that take one branch from its current heads to a target."""
+
+    branch: Branch
+    current: Heads
+    target: Heads
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VersionTable:
+    """Where a history keeps its version rows in the database it migrates."""
+
+    name: str = "alembic_version"
+    schema: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a look at a live database found, without changing it.
+
+    `exists`: there is a database (for SQLite: a file that is not empty); `versioned`: it has the
+    version table, if only an empty one; `tables`: every ordinary table but the version table.
+    """
+
+    exists: bool
+    versioned: bool
+    heads: Heads = ()
+    tables: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """All that an attempt on one branch needs, so that it can cross to a worker process.
+
+    `recorded` are the heads that HeadOffice knew before: a database that had some and is gone has
+    vanished; `create` lets a person say that this one may be made anew.
+    """
+
+    branch: Branch
+    target: str
+    recorded: Heads = ()
+    create: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error as a value: its class, a sentence, a hint, and what the run may do about it."""
+
+    type: str
+    message: str
+    hint: str | None = None
+    kind: FailureKind = FailureKind.PERMANENT
+
+    @classmethod
+    def of(cls, error: BaseException, kind: FailureKind = FailureKind.PERMANENT) -> Failure:
+        """The value of an error, every secret in it masked."""
+        hint = getattr(error, "hint", None)
+        message = getattr(error, "message", None) or str(error) or type(error).__name__
+        return cls(type(error).__name__, mask(message), mask(hint) if hint else None, kind)
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What became of the work on one branch's own database; HeadOffice has no part in it.
+
+    `heads` are those the branch was last seen at, None where it could not be read. `applied` are
+    the revisions that landed, in order. `failure`, `skip` and neither (success) exclude each other.
+    """
+
+    plan: Plan | None = None
+    applied: tuple[str, ...] = ()
+    heads: Heads | None = None
+    failure: Failure | None = None
+    skip: SkipReason | None = None
+    warnings: tuple[str, ...] = ()
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run did to one branch. On failure `applied` says what did land."""
+
+    branch: Branch
+    verdict: Verdict
+    status: MigrationStatus
+    from_heads: Heads = ()
+    to_heads: Heads = ()
+    applied: tuple[str, ...] = ()
+    failure: Failure | None = None
+    reason: SkipReason | None = None
+    detail: str | None = None
+    warnings: tuple[str, ...] = ()
+    started_at: datetime | None = None
+    duration: timedelta = timedelta()
+
+    @property
+    def message(self) -> str | None:
+        """The sentence of a failure or of a skip, None where all went well."""
+        return self.failure.message if self.failure else self.detail
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One invocation that may change branches, as the audit trail keeps it."""
+
+    id: str
+    command: str
+    trigger: str
+    actor: str
+    host: str
+    pid: int
+    target: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a run did. Every count is derived."""
+
+    run_id: str
+    outcomes: tuple[Outcome, ...]
+    duration: timedelta = timedelta()
+
+    def of(self, *verdicts: Verdict) -> tuple[Outcome, ...]:
+        """The outcomes with one of these verdicts."""
+        return tuple(o for o in self.outcomes if o.verdict in verdicts)
+
+    @property
+    def failed(self) -> tuple[Outcome, ...]:
+        return self.of(Verdict.FAILED)
+
+    @property
+    def succeeded(self) -> tuple[Outcome, ...]:
+        """Migrated or found unchanged."""
+        return self.of(Verdict.MIGRATED, Verdict.UNCHANGED)
+
+    @property
+    def skipped(self) -> tuple[Outcome, ...]:
+        return self.of(Verdict.SKIPPED)
+
+    @property
+    def exit_code(self) -> int:
+        """1 where a branch failed, otherwise 0."""
+        return 1 if self.failed else 0
+
+
+@dataclass(frozen=True, slots=True)
+class PendingRevisions:
+    """The revisions that one branch still lacks, in the order they would run."""
+
+    branch: Branch
+    revisions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationHistory:
+    """One branch's past and what is before it, read from the branch itself."""
+
+    branch: Branch
+    applied: tuple[str, ...]
+    pending: tuple[str, ...]
+    last_migration_at: datetime | None
+    state: BranchState
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationResult:
+    """Whether one live branch is what the target promises; `reason` is a sentence where it is not."""
+
+    branch: Branch
+    missing_tables: tuple[str, ...] = ()
+    pending: tuple[str, ...] = ()
+    reason: str | None = None
+
+    @property
+    def is_valid(self) -> bool:
+        return self.reason is None
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryReport:
+    """Whether an Alembic history can be trusted; `findings` are sentences, none means valid."""
+
+    heads: Heads
+    findings: tuple[str, ...]
+
+    @property
+    def is_valid(self) -> bool:
+        return not self.findings
+
+
+@dataclass(frozen=True, slots=True)
+class BranchStatus:
+    """One row of `status`, from HeadOffice alone.
+
+    `status` differs from the recorded one where a branch recorded Completed is behind the target:
+    it is then shown as Pending. `target` is null where the history's target is relative.
+    """
+
+    branch: Branch
+    state: BranchState
+    status: MigrationStatus
+    behind: bool
+    target: str | None
+    is_locked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which branches a command means. Empty filters mean every active branch.
+
+    `shard` is (index, count) with index from 1: a site's share, the same on every host.
+    """
+
+    tags: tuple[str, ...] = ()
+    providers: tuple[Provider, ...] = ()
+    statuses: tuple[MigrationStatus, ...] = ()
+    shard: tuple[int, int] | None = None
+
+

@@ -1,0 +1,59 @@
+"""Strategies: each knows one engine. Floor 3.
+
+Nothing outside this room may test a provider's name: ask a strategy's capabilities instead.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import UnsupportedProvider, UsageError
+from ..model import Provider
+from .protocol import Capabilities, Limits, MigrationStrategy
+from .sqlite import SqliteStrategy
+
+STRATEGIES: dict[Provider, type[MigrationStrategy]] = {
+    Provider.SQLITE: SqliteStrategy,
+}
+
+_BACKENDS = {
+    "sqlite": Provider.SQLITE,
+    "postgresql": Provider.POSTGRESQL,
+    "mysql": Provider.MYSQL,
+    "mariadb": Provider.MYSQL,
+    "mssql": Provider.SQLSERVER,
+}
+"""SQLAlchemy's backend names, the first part of a URL."""
+
+
+def strategy_for(provider: Provider, limits: Limits, folder: Path) -> MigrationStrategy:
+    """The strategy of a provider. `folder` is what relative paths in URLs count from.
+
+    Raises UnsupportedProvider where this version has none.
+    """
+    try:
+        return STRATEGIES[provider](limits, folder)
+    except KeyError:
+        known = ", ".join(sorted(STRATEGIES))
+        raise UnsupportedProvider(
+            f"the provider {provider} is not supported by this version", f"supported: {known}"
+        ) from None
+
+
+def provider_of(url: str) -> Provider:
+    """The provider that a URL belongs to. Raises UsageError: malformed, or an unknown engine."""
+    backend = url.partition("://")[0].partition("+")[0]
+    if "://" not in url or not backend:
+        raise UsageError(
+            "this is not a database URL: it wants the form ENGINE://...",
+            "for example sqlite:///branches/br001.db",
+        )
+    try:
+        return _BACKENDS[backend]
+    except KeyError:
+        raise UsageError(
+            f"unknown provider {backend!r} in the URL", f"known: {', '.join(sorted(_BACKENDS))}"
+        ) from None
+
+
+__all__ = ["Capabilities", "Limits", "MigrationStrategy", "provider_of", "strategy_for"]

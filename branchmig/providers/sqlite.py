@@ -1,0 +1,487 @@
+"""SQLite: a file, its write transaction as the lock, and a driver that must be kept from helping.
+
+The driver's default mode commits DDL statement by statement; here it never emits a BEGIN or COMMIT
+of its own (`isolation_level=None`), every transaction is BEGIN IMMEDIATE, and so a revision lands
+whole or not at all (https://docs.sqlalchemy.org/en/20/dialects/sqlite.html#pysqlite-serializable).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import ClassVar
+from urllib.parse import quote
+
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+from sqlalchemy.pool import NullPool, Pool, QueuePool
+
+from ..errors import (
+    BranchBusy,
+    BranchmigError,
+    BranchUnreachable,
+    BranchUnusable,
+    DatabaseMissing,
+    ProviderError,
+    SecondConnection,
+    UsageError,
+)
+from ..masking import mask
+from ..model import FailureKind, Provider, Snapshot, VersionTable
+from .protocol import Capabilities, Limits
+
+_MAGIC = b"SQLite format 3\0"
+_WAL_READ_VERSION = 19
+"""Offset of the header byte that is 2 in write-ahead mode (https://sqlite.org/fileformat2.html)."""
+
+_ENDS_TRANSACTION = re.compile(r"\s*(COMMIT|END|ROLLBACK)\b(?!\s+(TRANSACTION\s+)?TO\b)", re.IGNORECASE)
+
+_KINDS = {
+    "SQLITE_BUSY": FailureKind.BUSY,
+    "SQLITE_LOCKED": FailureKind.BUSY,
+    "SQLITE_CANTOPEN": FailureKind.UNREACHABLE,
+    "SQLITE_PERM": FailureKind.UNREACHABLE,
+    "SQLITE_AUTH": FailureKind.UNREACHABLE,
+    "SQLITE_IOERR": FailureKind.TRANSIENT,
+    "SQLITE_PROTOCOL": FailureKind.TRANSIENT,
+    "SQLITE_SCHEMA": FailureKind.TRANSIENT,
+}
+"""By primary result code (https://sqlite.org/rescode.html); everything else is permanent."""
+
+_SENTENCES = {
+    "SQLITE_READONLY": (
+        "the database or its folder is read-only",
+        "the user needs to write both the file and its folder: the journal is made beside it",
+    ),
+    "SQLITE_FULL": ("the disk is full", "free some space; the revision was rolled back"),
+    "SQLITE_IOERR": (
+        "the disk failed to read or write",
+        "look at free space, quotas and the kernel log; the revision was rolled back",
+    ),
+    "SQLITE_NOTADB": (
+        "the file is not a SQLite database, or it is encrypted",
+        "look at what the branch's URL points to",
+    ),
+    "SQLITE_CORRUPT": (
+        "the database is damaged or truncated",
+        "restore it from a backup; `PRAGMA integrity_check` tells more",
+    ),
+    "SQLITE_CANTOPEN": (
+        "the database cannot be opened",
+        "look at the path, its folder and the rights of the user that runs this",
+    ),
+}
+
+_READ_ONLY = _SENTENCES["SQLITE_READONLY"]
+_NOT_A_DATABASE = _SENTENCES["SQLITE_NOTADB"]
+
+_UNFINISHED = (
+    "the database has an unfinished transaction that only a writer can recover",
+    "nothing was read, so as to change nothing; `branchmig apply BRANCH` recovers it",
+)
+
+
+class SqliteStrategy:
+    """A branch in a file."""
+
+    provider: ClassVar[Provider] = Provider.SQLITE
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        transactional_ddl=True, session_lock=False, creates_databases=True
+    )
+    scratch_url: ClassVar[str] = "sqlite://"
+
+    def __init__(self, limits: Limits, folder: Path) -> None:
+        self._limits = limits
+        self._folder = folder
+
+    # Where ------------------------------------------------------------------------------------
+
+    def check_url(self, url: str) -> None:
+        path = self._path(url)
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder, not a database file")
+
+    def identity(self, url: str) -> str:
+        path = Path(os.path.realpath(self._path(url)))
+        # Two names of one file (a hard link) are one database.
+        with suppress(OSError):
+            info = path.stat()
+            if info.st_nlink > 1:
+                return f"sqlite:inode:{info.st_dev}:{info.st_ino}"
+        return f"sqlite:{path}"
+
+    def _path(self, url: str) -> Path:
+        try:
+            parsed = make_url(url)
+        except (sa.exc.ArgumentError, ValueError) as error:
+            raise UsageError(f"malformed URL: {mask(str(error))}") from None
+        if parsed.get_backend_name() != "sqlite" or parsed.drivername not in (
+            "sqlite",
+            "sqlite+pysqlite",
+        ):
+            raise UsageError(
+                f"the driver {parsed.drivername!r} is not one for SQLite here",
+                "write sqlite:///PATH",
+            )
+        if parsed.host or parsed.username:
+            raise UsageError(
+                f"a SQLite URL has three slashes before the path: sqlite:///{parsed.host or 'PATH'}",
+                "four for an absolute path: sqlite:////srv/branches/br001.db",
+            )
+        if not parsed.database or parsed.database == ":memory:":
+            raise UsageError(
+                "an in-memory database is gone with its connection and cannot be a branch",
+                "name a file: sqlite:///branches/br001.db",
+            )
+        if parsed.query or parsed.database.startswith("file:"):
+            raise UsageError(
+                "a SQLite URL takes no options here: branchmig decides how a file is opened",
+                "write sqlite:///PATH and nothing behind it",
+            )
+        if "\0" in parsed.database:
+            raise UsageError("a path cannot hold a NUL character")
+        return self._folder / parsed.database
+
+    # Looking ----------------------------------------------------------------------------------
+
+    def inspect(self, url: str, version_table: VersionTable) -> Snapshot:
+        path = self._path(url)
+        header = self._header(path)
+        if header is None:
+            return Snapshot(exists=False, versioned=False)
+        try:
+            for mode in _reading_modes(path, header):
+                before = _stamp(path)
+                with closing(self._open(path, mode)) as driver:
+                    snapshot = _read(driver, version_table)
+                # `immutable` takes no lock and sees no log: it is right only if nobody wrote.
+                if "immutable" not in mode or _stamp(path) == before:
+                    return snapshot
+        except sqlite3.Error as error:
+            raise self.explain(error, url) from error
+        raise BranchBusy(f"{path} is being written", "try again")
+
+    def _header(self, path: Path) -> bytes | None:
+        """The first bytes of the file, None where there is no database (no file, or an empty one).
+
+        Not to be called while this process has the file open: closing any descriptor of a file
+        drops all locks that the process holds on it (https://sqlite.org/howtocorrupt.html).
+        """
+        try:
+            with path.open("rb") as file:
+                header = file.read(100)
+        except FileNotFoundError:
+            return None
+        except NotADirectoryError:
+            raise BranchUnreachable(f"{path}: a part of this path is a file") from None
+        except IsADirectoryError:
+            raise BranchUnusable(
+                f"{path} is a folder, not a database file", "mend the branch's URL"
+            ) from None
+        except OSError as error:
+            raise BranchUnreachable(
+                f"{path} cannot be read: {error.strerror}",
+                "look at the rights of the user that runs this",
+            ) from error
+        if not header:
+            return None
+        if not header.startswith(_MAGIC):
+            raise BranchUnusable(f"{path}: {_NOT_A_DATABASE[0]}", _NOT_A_DATABASE[1])
+        return header
+
+    # Opening ----------------------------------------------------------------------------------
+
+    def create(self, url: str) -> None:
+        path = self._path(url)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o666))
+        except OSError as error:
+            raise BranchUnreachable(
+                f"{path} cannot be created: {error.strerror}",
+                "make its folder and let the user that runs this write it",
+            ) from error
+
+    @contextmanager
+    def connect(self, url: str) -> Iterator[sa.Connection]:
+        path = self._path(url)
+        if not path.exists():
+            raise DatabaseMissing(
+                f"there is no database {path}",
+                "let it be created ([run] create_databases = true), or mend the branch's URL",
+            )
+        if self._header(path) and not (
+            os.access(path, os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK)
+        ):
+            raise BranchUnusable(f"{path}: {_READ_ONLY[0]}", _READ_ONLY[1])
+        with self._one(f"sqlite:///{path}", lambda: self._open(path, "mode=rw")) as connection:
+            yield connection
+
+    @contextmanager
+    def scratch(self) -> Iterator[sa.Connection]:
+        with self._one(
+            self.scratch_url, lambda: sqlite3.connect(":memory:", isolation_level=None)
+        ) as connection:
+            yield connection
+
+    def engine(self, url: str) -> sa.Engine:
+        path = self._path(url)
+        return _engine(f"sqlite:///{path}", lambda: self._open(path, "mode=rw"), QueuePool)
+
+    def read_engine(self, url: str) -> sa.Engine:
+        path = self._path(url)
+
+        def open_reader() -> sqlite3.Connection:
+            header = self._header(path)
+            if header is None:
+                raise DatabaseMissing(f"there is no database {path}")
+            driver = self._open(path, next(_reading_modes(path, header)))
+            driver.execute("PRAGMA query_only=ON")
+            return driver
+
+        return _engine(f"sqlite:///{path}", open_reader, NullPool)
+
+    def _open(self, path: Path, mode: str) -> sqlite3.Connection:
+        return sqlite3.connect(
+            f"file:{quote(str(path))}?{mode}",
+            uri=True,
+            timeout=self._limits.lock_timeout,
+            isolation_level=None,
+            # `interrupt` comes from another thread; everything else stays on one.
+            check_same_thread=False,
+        )
+
+    @contextmanager
+    def _one(self, url: str, opener: Callable[[], sqlite3.Connection]) -> Iterator[sa.Connection]:
+        """One SQLAlchemy connection over one driver connection, and no second."""
+        opened: list[sqlite3.Connection] = []
+
+        def open_once() -> sqlite3.Connection:
+            if opened:
+                raise SecondConnection(
+                    "a second connection to the branch was asked for within one attempt",
+                    "a revision must use op.get_bind(): another connection (bind.engine, a Session "
+                    "of its own) would meet the lock that the migration holds",
+                )
+            opened.append(opener())
+            return opened[0]
+
+        engine = _engine(url, open_once, NullPool)
+        try:
+            with engine.connect() as connection:
+                yield connection
+        finally:
+            engine.dispose()
+            for driver in opened:
+                driver.close()
+
+    # The lock ---------------------------------------------------------------------------------
+
+    @contextmanager
+    def lock(self, connection: sa.Connection) -> Iterator[None]:
+        """The write transaction is the lock, and each revision takes it anew; here it is tried."""
+        connection.begin().rollback()
+        yield
+
+    def schema(self, connection: sa.Connection) -> dict[str, frozenset[str]]:
+        found = sa.inspect(connection).get_multi_columns()
+        return {
+            name: frozenset(column["name"] for column in columns)
+            for (_, name), columns in found.items()
+        }
+
+    def read(self, connection: sa.Connection, version_table: VersionTable) -> Snapshot:
+        return _read(_driver(connection), version_table)
+
+    def missing_tables(self, present: frozenset[str], required: tuple[str, ...]) -> tuple[str, ...]:
+        # SQLite compares names without regard to ASCII case.
+        known = {name.lower() for name in present}
+        return tuple(name for name in required if name.lower() not in known)
+
+    # Within a revision ------------------------------------------------------------------------
+
+    def begin_watch(self, connection: sa.Connection) -> None:
+        ended: list[str] = []
+        connection.info["branchmig_ended"] = ended
+
+        def see(statement: str) -> None:
+            match = _ENDS_TRANSACTION.match(statement)
+            if match:
+                ended.append(match[1].upper())
+
+        # The trace sees what no event of SQLAlchemy does: executescript and raw cursors.
+        _driver(connection).set_trace_callback(see)
+
+    def end_watch(self, connection: sa.Connection) -> str | None:
+        _driver(connection).set_trace_callback(None)
+        ended: list[str] = connection.info.pop("branchmig_ended", [])
+        if not ended:
+            return None
+        return "ROLLBACK" if "ROLLBACK" in ended else "COMMIT"
+
+    def integrity(self, connection: sa.Connection) -> Counter[tuple[str, str]] | None:
+        """Broken foreign keys counted by child and parent; None where the check itself cannot run.
+
+        Foreign keys are off while a revision runs, or a table rebuilt in batch mode would delete
+        the rows of its children; so they are checked as a whole before the commit
+        (https://sqlite.org/lang_altertable.html#otheralter, steps 1 and 10).
+        """
+        try:
+            found = _driver(connection).execute("PRAGMA foreign_key_check").fetchall()
+        except sqlite3.OperationalError as error:
+            if _code(error) != "SQLITE_ERROR":
+                raise
+            return None
+        return Counter((row[0], row[2]) for row in found)
+
+    def check_integrity(self, connection: sa.Connection, before: Counter[tuple[str, str]] | None) -> None:
+        after = self.integrity(connection)
+        if after is None:
+            if before is None:
+                return
+            raise BranchUnusable(
+                "a foreign key refers to columns that are not unique in its parent table",
+                "mend the revision: it was rolled back",
+            )
+        worse = after - (before or Counter())
+        if worse:
+            (child, parent), count = worse.most_common(1)[0]
+            raise BranchUnusable(
+                f"{count} rows of {child} would refer to rows of {parent} that do not exist",
+                "mend the revision or the data: it was rolled back",
+            )
+
+    def interrupt(self, connection: sa.Connection) -> None:
+        with suppress(sqlite3.ProgrammingError, AttributeError):
+            _driver(connection).interrupt()
+
+    # Errors -----------------------------------------------------------------------------------
+
+    def is_own(self, error: BaseException) -> bool:
+        return isinstance(error, sqlite3.Error)
+
+    def classify(self, error: BaseException) -> FailureKind:
+        if isinstance(error, BranchBusy):
+            return FailureKind.BUSY
+        if isinstance(error, BranchUnreachable):
+            return FailureKind.UNREACHABLE
+        return _KINDS.get(_code(_cause(error)), FailureKind.PERMANENT)
+
+    def explain(self, error: BaseException, url: str) -> BranchmigError:
+        if isinstance(error, BranchmigError):
+            return error
+        cause = _cause(error)
+        code = _code(cause)
+        path = self._path(url) if url != self.scratch_url else Path("scratch")
+        if _KINDS.get(code) is FailureKind.BUSY:
+            return BranchBusy(
+                f"{path} is locked by another program for longer than "
+                f"{self._limits.lock_timeout:g} s",
+                "try again when it has finished; `fuser` names who holds a file open",
+            )
+        if getattr(cause, "sqlite_errorname", "") in (
+            "SQLITE_READONLY_ROLLBACK",
+            "SQLITE_READONLY_RECOVERY",
+            "SQLITE_READONLY_CANTINIT",
+        ) or (code == "SQLITE_CANTOPEN" and _unfinished(path)):
+            return BranchUnusable(f"{path}: {_UNFINISHED[0]}", _UNFINISHED[1])
+        sentence, hint = _SENTENCES.get(code, (str(cause), None))
+        kind = BranchUnreachable if _KINDS.get(code) is FailureKind.UNREACHABLE else BranchUnusable
+        if code not in _SENTENCES:
+            kind = ProviderError
+        return kind(f"{path}: {mask(sentence)}", hint)
+
+
+def _engine(url: str, opener: Callable[[], sqlite3.Connection], pool: type[Pool]) -> sa.Engine:
+    engine = sa.create_engine(url, creator=opener, poolclass=pool)
+    sa.event.listen(engine, "begin", _begin_immediate)
+    return engine
+
+
+def _driver(connection: sa.Connection) -> sqlite3.Connection:
+    driver = connection.connection.dbapi_connection
+    assert isinstance(driver, sqlite3.Connection)
+    return driver
+
+
+def _begin_immediate(connection: sa.Connection) -> None:
+    if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+        return  # within Alembic's autocommit_block
+    driver = _driver(connection)
+    if driver.in_transaction:
+        return
+    # autocommit_block leaves the level at "", with which the driver begins transactions itself.
+    driver.isolation_level = None
+    # Here, not on connect: other listeners may have switched it on, and within a transaction
+    # the pragma is ignored.
+    driver.execute("PRAGMA foreign_keys=OFF")
+    # A reader cannot take the write lock, and does not need it for one consistent view.
+    reader = driver.execute("PRAGMA query_only").fetchone()[0]
+    driver.execute("BEGIN" if reader else "BEGIN IMMEDIATE")
+
+
+def _reading_modes(path: Path, header: bytes) -> Iterator[str]:
+    """How to open a file so that reading it leaves nothing behind, in the order to try.
+
+    In write-ahead mode even `mode=ro` makes the log and its index where they are missing. Without
+    a log the file itself is complete, so it may be read as `immutable`; with one the reader uses
+    what is there (`readonly_shm`), or fails.
+    """
+    if header[_WAL_READ_VERSION] != 2:
+        yield "mode=ro"
+        return
+    for _ in range(3):
+        if Path(f"{path}-wal").exists():
+            yield "mode=ro&readonly_shm=1"
+        else:
+            yield "mode=ro&immutable=1"
+
+
+def _stamp(path: Path) -> tuple[int, int, bool]:
+    info = path.stat()
+    return info.st_mtime_ns, info.st_size, Path(f"{path}-wal").exists()
+
+
+def _unfinished(path: Path) -> bool:
+    return any(Path(f"{path}{suffix}").exists() for suffix in ("-journal", "-wal"))
+
+
+def _read(driver: sqlite3.Connection, version_table: VersionTable) -> Snapshot:
+    tables = {
+        name
+        for (name,) in driver.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+        )
+    }
+    own = next((name for name in tables if name.lower() == version_table.name.lower()), None)
+    if own is None:
+        # A database without any table is one that nothing was ever done to.
+        return Snapshot(exists=True, versioned=False, tables=frozenset(tables))
+    quoted = own.replace('"', '""')
+    rows = driver.execute(f'SELECT version_num FROM "{quoted}"').fetchall()
+    return Snapshot(
+        exists=True,
+        versioned=True,
+        heads=tuple(sorted(str(row[0]) for row in rows)),
+        tables=frozenset(tables - {own}),
+    )
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The driver's own exception within SQLAlchemy's, or the one given."""
+    original = getattr(error, "orig", None)
+    return original if isinstance(original, BaseException) else error
+
+
+def _code(error: BaseException) -> str:
+    """The primary result code by name; extended codes add a suffix to it."""
+    name = getattr(error, "sqlite_errorname", "") or ""
+    if name.startswith("SQLITE_IOERR") and getattr(error, "errno", None) == errno.ENOSPC:
+        return "SQLITE_FULL"
+    return "_".join(name.split("_")[:2])

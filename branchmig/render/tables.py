@@ -1,0 +1,299 @@
+"""Values as pages for people: the same facts as `documents`, worst news last and in colour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from ..errors import BranchmigError
+from ..masking import mask
+from ..model import (
+    Branch,
+    BranchStatus,
+    HistoryReport,
+    MigrationHistory,
+    MigrationStatus,
+    Outcome,
+    PendingRevisions,
+    Plan,
+    Report,
+    ValidationResult,
+    Verdict,
+    heads_text,
+)
+from .page import Column, Line, Page, Row, Table
+from .page import print_table as print_table
+from .text import duration_text, masked, tally, time_text
+
+_LISTED_UNCHANGED = 50
+"""In a run over more branches than this those unchanged are counted and not listed."""
+
+_BAD = "bold red"
+
+_STATUS = {
+    MigrationStatus.COMPLETED.value: "green",
+    MigrationStatus.PENDING.value: "yellow",
+    MigrationStatus.IN_PROGRESS.value: "cyan",
+    MigrationStatus.FAILED.value: "red",
+    MigrationStatus.MANUAL.value: _BAD,
+}
+_VERDICT = {
+    Verdict.MIGRATED.value: "green",
+    Verdict.UNCHANGED.value: "dim",
+    Verdict.SKIPPED.value: "yellow",
+    Verdict.FAILED.value: "red",
+}
+_VALID = {"Valid": "green", "Invalid": "red"}
+
+_BRANCH = Column("Branch")
+_NAME = Column("Name", optional=2)
+
+
+def report(report: Report) -> Page:
+    """What a run did: every branch with its news, what landed, and why something did not."""
+    columns = (
+        _BRANCH,
+        Column("Verdict", styles=_VERDICT),
+        Column("Reason", optional=1),
+        Column("Status", styles=_STATUS),
+        Column("Landed", wraps=True),
+        Column("Duration", optional=2),
+        Column("Error", sentence=True),
+        Column("Hint", sentence=True),
+        Column("Note", sentence=True),
+        Column("Warning", sentence=True),
+    )
+    everything = len(report.outcomes) <= _LISTED_UNCHANGED
+    rows = [
+        _outcome(outcome)
+        for outcome in report.outcomes
+        if everything or outcome.verdict is not Verdict.UNCHANGED or outcome.warnings
+    ]
+    counts = tally((outcome.verdict for outcome in report.outcomes), Verdict)
+    text = f"{counts} in {duration_text(report.duration)}"
+    return Page(Table(columns, rows), Line(text, _BAD if report.failed else "bold"))
+
+
+def _outcome(outcome: Outcome) -> Row:
+    failure = outcome.failure
+    return (
+        outcome.branch.code,
+        outcome.verdict,
+        outcome.reason,
+        outcome.status,
+        ", ".join(outcome.applied),
+        duration_text(outcome.duration),
+        masked(failure.message) if failure else None,
+        masked(failure.hint) if failure else None,
+        None if failure else masked(outcome.detail),
+        mask("; ".join(outcome.warnings)),
+    )
+
+
+def pending(lists: Sequence[PendingRevisions]) -> Page:
+    """What each branch still lacks."""
+    columns = (_BRANCH, _NAME, Column("Count"), Column("Pending", wraps=True))
+    rows = (
+        (each.branch.code, each.branch.name, str(len(each.revisions)), ", ".join(each.revisions))
+        for each in lists
+    )
+    words = ("pending" if each.revisions else "up to date" for each in lists)
+    return Page(Table(columns, rows), Line(tally(words, ("pending", "up to date")), "bold"))
+
+
+def history(history: MigrationHistory) -> Page:
+    """One branch's revisions, applied and pending, and what HeadOffice remembers of it."""
+    branch, state = history.branch, history.state
+    columns = (Column("Revision"), Column("State", styles={"applied": "green"}))
+    rows = [(revision, "applied") for revision in history.applied]
+    rows += [(revision, "pending") for revision in history.pending]
+    otherwise = "by another tool" if history.applied else "never"
+    facts = [
+        f"{len(history.applied)} applied",
+        f"{len(history.pending)} pending",
+        f"{state.retry_count} retries",
+        f"last migrated {time_text(history.last_migration_at) or otherwise}",
+    ]
+    lines = [
+        Line(f"{branch.code} ({branch.name}): {state.status}", _STATUS[state.status]),
+        Line(", ".join(facts)),
+    ]
+    if state.error:
+        lines.append(Line(f"Error: {mask(state.error)}", "red"))
+    return Page(lines[0], Table(columns, rows), *lines[1:])
+
+
+def validation(result: ValidationResult) -> Page:
+    """Whether one branch is what the target promises."""
+    return validations([result])
+
+
+def validations(results: Sequence[ValidationResult], history: HistoryReport | None = None) -> Page:
+    """Whether each branch is what the target promises, and whether the history can be trusted."""
+    columns = (
+        _BRANCH,
+        _NAME,
+        Column("Result", styles=_VALID),
+        Column("Reason", sentence=True),
+        Column("Missing tables", sentence=True),
+        Column("Pending", sentence=True),
+    )
+    rows = [_validation(result) for result in results]
+    counts = tally((_verdict(result) for result in results), _VALID)
+    lines = [Line(counts, _VALID["Valid" if all(r.is_valid for r in results) else "Invalid"])]
+    return Page(Table(columns, rows), *lines, *(_findings(history) if history else ()))
+
+
+def _validation(result: ValidationResult) -> Row:
+    return (
+        result.branch.code,
+        result.branch.name,
+        _verdict(result),
+        masked(result.reason),
+        ", ".join(result.missing_tables),
+        ", ".join(result.pending),
+    )
+
+
+def _verdict(result: ValidationResult | HistoryReport) -> str:
+    return "Valid" if result.is_valid else "Invalid"
+
+
+def _findings(history: HistoryReport) -> Iterator[Line]:
+    verdict = _verdict(history)
+    yield Line(f"migrations: {verdict}, heads: {heads_text(history.heads)}", _VALID[verdict])
+    for finding in history.findings:
+        yield Line(f"  {mask(finding)}", "red")
+
+
+def status(rows: Sequence[BranchStatus]) -> Page:
+    """Where every branch stands by HeadOffice's books, who is behind, and why."""
+    columns = (
+        _BRANCH,
+        _NAME,
+        Column("Status", styles=_STATUS),
+        Column("Migration"),
+        Column("Target", optional=5),
+        Column("Last attempt", optional=4),
+        Column("Retries", optional=3),
+        Column("Flags", optional=1, wraps=True),
+        Column("Error", sentence=True),
+    )
+    table = Table(columns, (_status(row) for row in rows))
+    behind = sum(row.behind for row in rows)
+    asides = {MigrationStatus.PENDING.value: f"{behind} behind"} if behind else None
+    words = [row.status.value for row in rows]
+    return Page(table, Line(tally(words, _STATUS, asides), "bold"))
+
+
+def _status(row: BranchStatus) -> Row:
+    state = row.state
+    flags = {"behind": row.behind, "locked": row.is_locked, "pinned": state.pinned}
+    return (
+        row.branch.code,
+        row.branch.name,
+        row.status,
+        heads_text(state.heads),
+        row.target if row.behind else None,
+        time_text(state.last_attempt_at),
+        str(state.retry_count) if state.retry_count else None,
+        ", ".join(flag for flag, is_set in flags.items() if is_set),
+        masked(state.error),
+    )
+
+
+def plan(plan: Plan, sql: Mapping[str, str] | None = None) -> Page:
+    """The steps before one branch; with `sql`, their statements under comments: a script."""
+    where = f"{plan.branch.code}: {_heads(plan.current)} -> {_heads(plan.target)}"
+    if sql is not None:
+        return Page(Line(f"-- {where}", "bold"), *_script(plan, sql))
+    if not plan.steps:
+        return Page(Line(f"{plan.branch.code}: nothing to do at {_heads(plan.current)}"))
+    columns = (Column("Step"), Column("Revision"), Column("Direction"), Column("What", wraps=True))
+    rows = (
+        (str(number), step.revision, step.direction, step.description)
+        for number, step in enumerate(plan.steps, 1)
+    )
+    return Page(Line(where, "bold"), Table(columns, rows))
+
+
+def _script(plan: Plan, sql: Mapping[str, str]) -> Iterator[Line]:
+    for step in plan.steps:
+        yield Line(f"-- {step.direction} {step.revision}: {step.description}", "dim")
+        statements = sql.get(step.revision, "").strip().expandtabs()
+        if statements:
+            yield from (Line(line, code=True) for line in statements.split("\n"))
+
+
+def plans(plans: Sequence[Plan]) -> Page:
+    """The way before each branch, one row each."""
+    columns = (
+        _BRANCH,
+        Column("Current"),
+        Column("Target", optional=1),
+        Column("Steps"),
+        Column("Revisions", wraps=True),
+    )
+    rows = (
+        (
+            plan.branch.code,
+            heads_text(plan.current),
+            heads_text(plan.target),
+            str(len(plan.steps)),
+            ", ".join(step.revision for step in plan.steps),
+        )
+        for plan in plans
+    )
+    words = ("to migrate" if plan.steps else "up to date" for plan in plans)
+    return Page(Table(columns, rows), Line(tally(words, ("to migrate", "up to date")), "bold"))
+
+
+def _heads(heads: tuple[str, ...]) -> str:
+    return heads_text(heads) or "no revision"
+
+
+def branches(branches: Sequence[Branch]) -> Page:
+    """The branches that HeadOffice knows, passwords starred out."""
+    columns = (
+        _BRANCH,
+        _NAME,
+        Column("Provider"),
+        Column("Active", styles={"no": "yellow"}),
+        Column("Tags", optional=3),
+        Column("Server", optional=4),
+        Column("URL", optional=5),
+    )
+    rows = (
+        (
+            branch.code,
+            branch.name,
+            branch.provider,
+            "yes" if branch.is_active else "no",
+            ", ".join(branch.tags),
+            branch.server,
+            branch.masked_url,
+        )
+        for branch in branches
+    )
+    words = ("active" if branch.is_active else "inactive" for branch in branches)
+    return Page(Table(columns, rows), Line(tally(words, ("active", "inactive")), "bold"))
+
+
+def branch(branch: Branch) -> Page:
+    """All that HeadOffice knows about one branch, its password starred out."""
+    facts = (
+        ("Code", branch.code),
+        ("Name", branch.name),
+        ("Id", branch.id),
+        ("Provider", branch.provider),
+        ("URL", branch.masked_url),
+        ("Server", branch.server),
+        ("Tags", ", ".join(branch.tags)),
+        ("Active", "yes" if branch.is_active else "no"),
+    )
+    return Page(*(Line(f"{title:<8}  {fact or '-'}") for title, fact in facts))
+
+
+def error(error: BranchmigError) -> Page:
+    """What prevented a result, and what to do about it."""
+    hint = [Line(f"Hint: {mask(error.hint)}")] if error.hint else []
+    return Page(Line(f"Error: {mask(error.message)}", _BAD), *hint)

@@ -1,0 +1,312 @@
+"""One Alembic history as loaded into this process: its revisions, and the way from here to there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from importlib.machinery import SourceFileLoader, SourcelessFileLoader
+from types import CodeType, ModuleType
+from typing import Any
+
+from alembic.config import Config
+from alembic.runtime.migration import HeadMaintainer, RevisionStep
+from alembic.script import Script, ScriptDirectory
+from alembic.script import revision as alembic_revision
+from alembic.util import CommandError
+
+from ..errors import (
+    BranchmigError,
+    HistoryError,
+    MigrationFailed,
+    MultipleHeads,
+    UnknownHeads,
+    UnknownRevision,
+)
+from ..model import Branch, Direction, Heads, HistoryReport, Plan, Revision, Step, VersionTable
+from .probe import Recording, configured
+from .source import Source, attribute, check_trust, loading, make_config, prepare_process
+
+VERSION_WIDTH = 32
+"""Characters that fit Alembic's version table: its column is VARCHAR(32)."""
+
+_RELATIVE = ("+", "-")
+
+
+class History:
+    """A loaded history. Make it with `load`; it belongs to one process and is never pickled.
+
+    `configure` and `run_arguments` are what its env.py passes to Alembic, as far as they concern
+    the schema; `warnings` are sentences for the log.
+    """
+
+    def __init__(self, config: Config, script: ScriptDirectory, recording: Recording) -> None:
+        self.config = config
+        self.script = script
+        self.configure = recording.configure
+        self.run_arguments = recording.run_arguments
+        self.warnings: tuple[str, ...] = ()
+        self._steps: dict[tuple[Heads, str], tuple[Step, ...]] = {}
+        self._code: dict[str, CodeType] = {}
+
+    @classmethod
+    def load(cls, source: Source, scratch_url: str) -> History:
+        """Load every revision and probe env.py.
+
+        Raises HistoryError: cannot be loaded, is empty, its env.py fails, or strangers can write
+        it and it would run as root.
+        """
+        with loading(source):
+            warned = tuple(check_trust(source))
+            prepare_process(source)
+            config = make_config(source, scratch_url)
+            if source.setup:
+                attribute(source.setup)(config, scratch_url)
+            script = ScriptDirectory.from_config(config)
+            locations = config.get_main_option("version_locations")
+            recording = configured(source, config, script)
+            if config.get_main_option("version_locations") != locations:
+                script = ScriptDirectory.from_config(config)
+            history = cls(config, script, recording)
+            history.warnings = warned
+            if not history.revisions:
+                raise HistoryError(
+                    f"the history {source.script_location} holds no revisions",
+                    "look at [migrations] script_location and version_locations",
+                )
+        return history
+
+    # What there is ----------------------------------------------------------------------------
+
+    @cached_property
+    def version_table(self) -> VersionTable:
+        return VersionTable(
+            self.configure.get("version_table") or "alembic_version",
+            self.configure.get("version_table_schema"),
+        )
+
+    @cached_property
+    def revisions(self) -> tuple[Revision, ...]:
+        """Every revision, base first."""
+        scripts = list(self.script.walk_revisions())
+        return tuple(
+            Revision(
+                id=script.revision,
+                down=_tuple(script.down_revision),
+                depends_on=_tuple(script.dependencies),
+                description=script.doc or "",
+                path=script.path,
+            )
+            for script in reversed(scripts)
+        )
+
+    @cached_property
+    def heads(self) -> Heads:
+        return tuple(sorted(self.script.get_heads()))
+
+    @cached_property
+    def _ids(self) -> frozenset[str]:
+        return frozenset(revision.id for revision in self.revisions)
+
+    def report(self, target: str) -> HistoryReport:
+        """Whether this history can be trusted to bring every branch to `target`."""
+        return HistoryReport(self.heads, tuple(self._findings(target)))
+
+    def _findings(self, target: str) -> Iterator[str]:
+        if len(self.heads) > 1 and target == "head":
+            yield str(_multiple_heads(self.heads).message)
+        for revision in self.revisions:
+            if len(revision.id) > VERSION_WIDTH:
+                yield (
+                    f"{revision.id} has {len(revision.id)} characters; "
+                    f"the version table holds {VERSION_WIDTH}"
+                )
+            module = self._script(revision.id).module
+            for direction in Direction:
+                if not callable(getattr(module, direction, None)):
+                    yield f"{revision.id} has no {direction}()"
+
+    # The way ----------------------------------------------------------------------------------
+
+    def check_target(self, target: str) -> None:
+        """Raise UnknownRevision or MultipleHeads where `target` names no place in this history."""
+        self.target_heads(target)
+
+    def target_heads(self, target: str) -> Heads | None:
+        """The revisions that `target` names; None where it is relative to the branch."""
+        if target.startswith(_RELATIVE):
+            return None
+        with self._resolving(target):
+            if target in ("base", ""):
+                raise UnknownRevision(
+                    f"{target or 'an empty name'!r} is no revision to go up to", None
+                )
+            name, sign, _ = target.partition("+")
+            if target == "head" and len(self.heads) > 1:
+                raise _multiple_heads(self.heads)
+            found = self.script.get_revisions(name if sign else target)
+            if not found or None in found:
+                raise self._unknown(target)
+            if sign:
+                return None
+            return tuple(sorted(script.revision for script in found))
+
+    def check_heads(self, heads: Heads) -> None:
+        """Raise UnknownHeads where a version row names a revision that is not in this history."""
+        strange = [head for head in heads if head not in self._ids]
+        if strange:
+            raise UnknownHeads(
+                f"the version table holds {', '.join(strange)}, which this history does not know",
+                "these scripts are older than the branch, or the branch belongs to another "
+                "history: update the scripts",
+            )
+
+    def steps(self, current: Heads, target: str) -> tuple[Step, ...]:
+        """The upgrades from `current` to `target`, in order; none where it has been reached.
+
+        Raises UnknownHeads, UnknownRevision, MultipleHeads.
+        """
+        key = (current, target)
+        if key not in self._steps:
+            self._steps[key] = tuple(self._upgrades(current, target))
+        return self._steps[key]
+
+    def _upgrades(self, current: Heads, target: str) -> Iterator[Step]:
+        self.check_heads(current)
+        heads = _Heads(current)
+        for script in self._lacking(current, target):
+            before = tuple(sorted(heads.heads))
+            heads.update_to_step(RevisionStep(self.script.revision_map, script, True))
+            yield Step(
+                revision=script.revision,
+                direction=Direction.UPGRADE,
+                from_heads=before,
+                to_heads=tuple(sorted(heads.heads)),
+                description=script.doc or "",
+            )
+
+    def _lacking(self, current: Heads, target: str) -> list[Script]:
+        wanted = self.target_heads(target)
+        if wanted is not None and set(wanted) <= self._below(current):
+            return []
+        with self._resolving(target):
+            found = self.script.iterate_revisions(target, current, implicit_base=True)
+            return list(reversed([script for script in found if script is not None]))
+
+    def _below(self, heads: Heads) -> set[str]:
+        """`heads` and everything that they descend from or depend on."""
+        nodes = self.script.revision_map._get_ancestor_nodes(
+            self.script.revision_map.get_revisions(heads), include_dependencies=True
+        )
+        return {node.revision for node in nodes}
+
+    def applied(self, current: Heads) -> tuple[str, ...]:
+        """The revisions that a database at `current` has had, base first."""
+        self.check_heads(current)
+        below = self._below(current) if current else set()
+        return tuple(revision.id for revision in self.revisions if revision.id in below)
+
+    def plan(self, branch: Branch, current: Heads, target: str) -> Plan:
+        """The way of one branch from `current` to `target`."""
+        steps = self.steps(current, target)
+        return Plan(branch, current, steps[-1].to_heads if steps else current, steps)
+
+    # Its scripts ------------------------------------------------------------------------------
+
+    def fresh_step(self, step: Step) -> RevisionStep:
+        """An Alembic step whose module is executed anew.
+
+        A module that holds Column objects gives them to the first database it runs on; on the
+        second they already belong to a table.
+        """
+        script = self._script(step.revision)
+        upgrade = step.direction is Direction.UPGRADE
+        module = self._execute(script)
+        function = getattr(module, step.direction, None)
+        if not callable(function):
+            raise MigrationFailed(
+                f"the revision {step.revision} has no {step.direction}()", failed=step.revision
+            )
+        fresh = RevisionStep.__new__(RevisionStep)
+        fresh.revision_map = self.script.revision_map
+        fresh.revision = script
+        fresh.is_upgrade = upgrade
+        fresh.migration_fn = function
+        return fresh
+
+    def _execute(self, script: Script) -> ModuleType:
+        module = ModuleType(script.module.__name__)
+        module.__file__ = script.path
+        if script.path not in self._code:
+            compiled = script.path.endswith((".pyc", ".pyo"))
+            loader = (SourcelessFileLoader if compiled else SourceFileLoader)(
+                module.__name__, script.path
+            )
+            code = loader.get_code(module.__name__)
+            assert code is not None
+            self._code[script.path] = code
+        exec(self._code[script.path], module.__dict__)
+        return module
+
+    def _script(self, revision: str) -> Script:
+        script = self.script.get_revision(revision)
+        assert script is not None
+        return script
+
+    # Errors -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def _resolving(self, target: str) -> Iterator[None]:
+        """Alembic's errors about names as ours."""
+        try:
+            yield
+        except BranchmigError:
+            raise
+        except (CommandError, alembic_revision.RevisionError) as error:
+            cause = error.__cause__ or error
+            if isinstance(cause, alembic_revision.MultipleHeads):
+                raise _multiple_heads(self.heads) from None
+            if isinstance(cause, alembic_revision.ResolutionError):
+                raise self._unknown(target) from None
+            raise UnknownRevision(f"{target!r} cannot be reached: {error}") from None
+
+    def _unknown(self, target: str) -> UnknownRevision:
+        similar = [i for i in sorted(self._ids) if target and target in i]
+        if len(similar) > 1:
+            return UnknownRevision(
+                f"{target!r} is not one revision", f"did you mean one of {', '.join(similar[:5])}?"
+            )
+        return UnknownRevision(
+            f"there is no revision {target!r} in this history",
+            f"its heads are {', '.join(self.heads)}",
+        )
+
+
+class _Heads(HeadMaintainer):
+    """Alembic's own reckoning of version rows, without a database."""
+
+    def __init__(self, heads: Iterable[str]) -> None:
+        self.heads = set(heads)
+
+    def _insert_version(self, version: str) -> None:
+        self.heads.add(version)
+
+    def _delete_version(self, version: str) -> None:
+        self.heads.remove(version)
+
+    def _update_version(self, from_: str, to_: str) -> None:
+        self.heads.remove(from_)
+        self.heads.add(to_)
+
+
+def _multiple_heads(heads: Heads) -> MultipleHeads:
+    return MultipleHeads(
+        f"the history has {len(heads)} heads and one is wanted: {', '.join(heads)}",
+        'merge them (`alembic merge heads`), or set [migrations] target = "heads"',
+    )
+
+
+def _tuple(value: Any) -> Heads:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(value)

@@ -1,0 +1,484 @@
+"""Reading and writing HeadOffice. Every write of a state is conditional and checks its row count."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from ..errors import (
+    BranchBusy,
+    BranchmigError,
+    HeadOfficeLocked,
+    HeadOfficeUnreachable,
+    LeaseHeld,
+    LeaseLost,
+    StateConflict,
+    UnknownBranch,
+    UsageError,
+)
+from ..model import (
+    Branch,
+    BranchState,
+    Lease,
+    MigrationStatus,
+    Outcome,
+    Provider,
+    Record,
+    Run,
+)
+from .tables import branches, clock, outcomes, runs, states
+
+Transition = Callable[[BranchState, datetime], BranchState]
+"""From the state as it is and HeadOffice's time to the next state; see `transitions`."""
+
+_STATE_COLUMNS = (
+    "status", "heads", "target", "retry_count", "next_attempt_at", "last_attempt_at", "error",
+    "pinned",
+)  # fmt: skip
+
+
+class Store:
+    """HeadOffice behind one engine.
+
+    `explain` turns an error of HeadOffice's driver into one with a sentence; it is the strategy's.
+    Methods raise HeadOfficeUnreachable or HeadOfficeLocked where the database will not.
+    """
+
+    def __init__(self, engine: sa.Engine, explain: Callable[[BaseException], BranchmigError]) -> None:
+        self._engine = engine
+        self._explain = explain
+
+    def close(self) -> None:
+        """Give back every connection."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except BranchmigError:
+            raise
+        except (sa.exc.DBAPIError, sa.exc.TimeoutError, self._engine.dialect.loaded_dbapi.Error) as error:
+            if isinstance(error, sa.exc.IntegrityError):
+                raise
+            found = self._explain(error)
+            kind = HeadOfficeLocked if isinstance(found, BranchBusy) else HeadOfficeUnreachable
+            raise kind(f"HeadOffice: {found.message}", found.hint) from error
+
+    def now(self) -> datetime:
+        """HeadOffice's time, the only one by which leases are judged."""
+        with self._transaction() as connection:
+            return _now(connection)
+
+    # Branches ---------------------------------------------------------------------------------
+
+    def records(self) -> tuple[Record, ...]:
+        """Every branch with its state, by code."""
+        statement = _records().order_by(branches.c.code_key)
+        with self._transaction() as connection:
+            return tuple(_record(row) for row in connection.execute(statement))
+
+    def record(self, name: str) -> Record:
+        """The branch of this code (whatever its case) or id. Raises UnknownBranch."""
+        by_code = _records().where(branches.c.code_key == name.lower())
+        by_id = _records().where(branches.c.id == name.lower())
+        with self._transaction() as connection:
+            row = connection.execute(by_code).first() or connection.execute(by_id).first()
+        if row is None:
+            raise UnknownBranch(
+                f"there is no branch {name!r}", "`branchmig branch list` shows every branch"
+            )
+        return _record(row)
+
+    def add(self, branch: Branch, identity: str) -> None:
+        """Add one branch. Raises UsageError where its code or its database is taken."""
+        with self._unique(branch), self._transaction() as connection:
+            self._refuse_taken(connection, branch, identity)
+            _insert(connection, branch, identity)
+
+    def update(self, branch: Branch, identity: str) -> bool:
+        """Write a branch over the one of the same id; whether anything differed.
+
+        A branch that now points elsewhere keeps its recorded heads, so that an empty database in
+        its place is found out; it has to be looked at again, so it is Pending.
+        """
+        with self._unique(branch), self._transaction() as connection:
+            return _overwrite(connection, branch, identity)
+
+    def put(self, wanted: Sequence[tuple[Branch, str]]) -> tuple[int, int]:
+        """Add the branches whose code is new and update the others, all or none.
+
+        Gives how many were added and how many changed. Raises UsageError.
+        """
+        added = changed = 0
+        with self._transaction() as connection:
+            present = {
+                row.code_key: row.id
+                for row in connection.execute(sa.select(branches.c.code_key, branches.c.id))
+            }
+            for branch, identity in wanted:
+                try:
+                    if branch.code.lower() in present:
+                        changed += _overwrite(connection, branch, identity)
+                    else:
+                        _insert(connection, branch, identity)
+                        added += 1
+                except sa.exc.IntegrityError:
+                    raise self._taken(branch) from None
+        return added, changed
+
+    def remove(self, branch: Branch) -> None:
+        """Forget a branch and its state; its outcomes stay. Raises LeaseHeld while it is leased."""
+        with self._transaction() as connection:
+            gone = connection.execute(
+                sa.delete(states).where(states.c.branch_id == branch.id, _free())
+            )
+            if gone.rowcount != 1:
+                raise LeaseHeld(f"{branch.code} is being migrated", "try again when that has ended")
+            connection.execute(sa.delete(branches).where(branches.c.id == branch.id))
+
+    @contextmanager
+    def _unique(self, branch: Branch) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.IntegrityError:
+            raise self._taken(branch) from None
+
+    def _taken(self, branch: Branch) -> UsageError:
+        return UsageError(
+            f"{branch.code}: its code, its id or its database already belongs to a branch",
+            "`branchmig branch list` shows every branch; two branches cannot share a database",
+        )
+
+    def _refuse_taken(self, connection: sa.Connection, branch: Branch, identity: str) -> None:
+        """The same as the constraints say, but naming the other branch."""
+        other = connection.execute(
+            sa.select(branches.c.code, branches.c.code_key).where(
+                sa.or_(
+                    branches.c.code_key == branch.code.lower(),
+                    branches.c.database_key == _key(identity),
+                )
+            )
+        ).first()
+        if other is None:
+            return
+        if other.code_key == branch.code.lower():
+            raise UsageError(
+                f"there is a branch {other.code} already",
+                "`branchmig branch update` changes it; codes differ by more than case",
+            )
+        raise UsageError(
+            f"the branch {other.code} is on the same database", "two branches cannot share one"
+        )
+
+    # States -----------------------------------------------------------------------------------
+
+    def change(self, branch: Branch, transition: Transition) -> BranchState:
+        """Move the state of a branch that nobody is migrating. Raises LeaseHeld, StateConflict."""
+        with self._transaction() as connection:
+            state = _state_of(connection, branch.id)
+            after = transition(state, _now(connection))
+            done = connection.execute(
+                sa.update(states)
+                .where(
+                    states.c.branch_id == branch.id,
+                    states.c.lock_token == state.lock_token,
+                    _free(),
+                )
+                .values(_state_values(after))
+            )
+            if done.rowcount != 1:
+                raise self._conflict(connection, branch)
+            return after
+
+    def set_pinned(self, branch: Branch, pinned: bool) -> None:
+        """Hold a branch at its revision, or let it go; leased or not."""
+        with self._transaction() as connection:
+            done = connection.execute(
+                sa.update(states).where(states.c.branch_id == branch.id).values(pinned=pinned)
+            )
+            if done.rowcount != 1:
+                raise self._conflict(connection, branch)
+
+    def unlock(self, branch: Branch, *, live: bool) -> bool:
+        """Clear an expired lease, with `live` also one that is not; whether there was one.
+
+        The token rises, so that whoever held it can write nothing more.
+        """
+        which = [states.c.branch_id == branch.id, states.c.lock_owner.is_not(None)]
+        if not live:
+            which.append(states.c.lock_expires_at <= clock())
+        with self._transaction() as connection:
+            done = connection.execute(
+                sa.update(states)
+                .where(*which)
+                .values(
+                    lock_owner=None, lock_expires_at=None, lock_token=states.c.lock_token + 1
+                )
+            )
+            return done.rowcount == 1
+
+    def _conflict(self, connection: sa.Connection, branch: Branch) -> BranchmigError:
+        row = connection.execute(_records().where(branches.c.id == branch.id)).first()
+        if row is None:
+            return UnknownBranch(f"the branch {branch.code} has been removed meanwhile")
+        if row.lock_owner is not None:
+            return _held(connection, branch, row.lock_owner, row.lock_expires_at)
+        return StateConflict(f"{branch.code} was changed by somebody else meanwhile", "try again")
+
+    # Leases -----------------------------------------------------------------------------------
+
+    def acquire(
+        self, branch: Branch, owner: str, seconds: float, transition: Transition
+    ) -> Lease:
+        """Take the lease and write the state that `transition` gives, with one conditional UPDATE.
+
+        An expired lease is taken over. Raises LeaseHeld with the holder's name.
+        """
+        with self._transaction() as connection:
+            previous = _state_of(connection, branch.id)
+            after = transition(previous, _now(connection))
+            done = connection.execute(
+                sa.update(states)
+                .where(
+                    states.c.branch_id == branch.id,
+                    states.c.lock_token == previous.lock_token,
+                    _free(),
+                )
+                .values(
+                    _state_values(after)
+                    | {
+                        "lock_owner": owner,
+                        "lock_token": previous.lock_token + 1,
+                        "lock_expires_at": clock(seconds),
+                    }
+                )
+            )
+            if done.rowcount != 1:
+                raise self._conflict(connection, branch)
+        return Lease(branch.id, owner, previous.lock_token + 1, previous)
+
+    def renew(self, lease: Lease, seconds: float) -> bool:
+        """Move the expiry; False where the lease is no longer this one."""
+        with self._transaction() as connection:
+            done = connection.execute(
+                sa.update(states).where(*_mine(lease)).values(lock_expires_at=clock(seconds))
+            )
+            return done.rowcount == 1
+
+    def conclude(
+        self, lease: Lease, transition: Transition, run: Run, outcome: Outcome | None
+    ) -> BranchState:
+        """Write the result and give the lease back, in one transaction.
+
+        `outcome` None: nothing worth a line in the audit trail. Its status is that of the state
+        written. Raises LeaseLost, with nothing written, where the lease is no longer this one.
+        """
+        with self._transaction() as connection:
+            now = _now(connection)
+            after = transition(_state_of(connection, lease.branch_id), now)
+            done = connection.execute(
+                sa.update(states)
+                .where(*_mine(lease))
+                .values(_state_values(after) | {"lock_owner": None, "lock_expires_at": None})
+            )
+            if done.rowcount != 1:
+                raise LeaseLost(
+                    "the lease of this branch has gone to somebody else",
+                    "nothing was recorded; who holds it now records what is found",
+                )
+            if outcome is not None:
+                connection.execute(sa.insert(outcomes).values(_outcome(run, outcome, after, now)))
+            return after
+
+    # The audit trail --------------------------------------------------------------------------
+
+    def begin_run(self, run: Run, program: str) -> None:
+        """Open the record of a run. `program`: the version of branchmig."""
+        with self._transaction() as connection:
+            connection.execute(
+                sa.insert(runs).values(
+                    id=run.id,
+                    command=run.command,
+                    trigger_kind=run.trigger,
+                    actor=run.actor,
+                    host=run.host,
+                    pid=run.pid,
+                    target=run.target,
+                    program=program,
+                    started_at=clock(),
+                )
+            )
+
+    def finish_run(self, run: Run, exit_code: int) -> None:
+        """Close the record of a run."""
+        with self._transaction() as connection:
+            connection.execute(
+                sa.update(runs)
+                .where(runs.c.id == run.id)
+                .values(finished_at=clock(), exit_code=exit_code)
+            )
+
+    def last_migration(self, branch: Branch) -> datetime | None:
+        """When revisions last landed on a branch by this tool; None: never, or by another."""
+        statement = (
+            sa.select(sa.func.max(outcomes.c.finished_at))
+            .where(outcomes.c.branch_id == branch.id, outcomes.c.applied != ())
+        )
+        with self._transaction() as connection:
+            found: datetime | None = connection.execute(statement).scalar()
+            return found
+
+
+def _records() -> sa.Select[Any]:
+    return sa.select(branches, states).join_from(
+        branches, states, branches.c.id == states.c.branch_id
+    )
+
+
+def _record(row: sa.Row[Any]) -> Record:
+    branch = Branch(
+        id=row.id,
+        code=row.code,
+        name=row.name,
+        provider=Provider(row.provider),
+        url=row.url,
+        server=row.server,
+        tags=row.tags,
+        is_active=row.is_active,
+    )
+    return Record(branch, _state(row))
+
+
+def _state(row: sa.Row[Any]) -> BranchState:
+    return BranchState(
+        status=MigrationStatus(row.status),
+        heads=row.heads,
+        target=row.target,
+        retry_count=row.retry_count,
+        next_attempt_at=row.next_attempt_at,
+        last_attempt_at=row.last_attempt_at,
+        lock_owner=row.lock_owner,
+        lock_token=row.lock_token,
+        lock_expires_at=row.lock_expires_at,
+        error=row.error,
+        pinned=row.pinned,
+    )
+
+
+def _state_of(connection: sa.Connection, branch_id: str) -> BranchState:
+    row = connection.execute(sa.select(states).where(states.c.branch_id == branch_id)).first()
+    if row is None:
+        raise UnknownBranch("the branch has been removed meanwhile")
+    return _state(row)
+
+
+def _state_values(state: BranchState) -> dict[str, Any]:
+    return {name: getattr(state, name) for name in _STATE_COLUMNS}
+
+
+def _now(connection: sa.Connection) -> datetime:
+    now: datetime = connection.execute(sa.select(clock())).scalar_one()
+    return now
+
+
+def _free() -> sa.ColumnElement[bool]:
+    return sa.or_(states.c.lock_owner.is_(None), states.c.lock_expires_at <= clock())
+
+
+def _mine(lease: Lease) -> tuple[sa.ColumnElement[bool], ...]:
+    return (
+        states.c.branch_id == lease.branch_id,
+        states.c.lock_owner == lease.owner,
+        states.c.lock_token == lease.token,
+    )
+
+
+def _held(
+    connection: sa.Connection, branch: Branch, owner: str, expires: datetime | None
+) -> LeaseHeld:
+    row = connection.execute(sa.select(runs).where(runs.c.id == owner)).first()
+    who = f"{row.command} of {row.actor} on {row.host} (pid {row.pid})" if row else f"run {owner}"
+    until = f" until {expires:%Y-%m-%dT%H:%M:%SZ}" if expires else ""
+    return LeaseHeld(
+        f"{branch.code} is leased by {who}{until}",
+        "try again later; `branchmig unlock` clears a lease that nobody works under any more",
+    )
+
+
+def _key(identity: str) -> str:
+    """A database's identity in a width that every engine can index."""
+    return hashlib.sha256(identity.encode()).hexdigest()
+
+
+def _branch_values(branch: Branch, identity: str) -> dict[str, Any]:
+    return {
+        "code": branch.code,
+        "code_key": branch.code.lower(),
+        "name": branch.name,
+        "provider": branch.provider.value,
+        "url": branch.url,
+        "database_key": _key(identity),
+        "server": branch.server,
+        "tags": branch.tags,
+        "is_active": branch.is_active,
+    }
+
+
+def _insert(connection: sa.Connection, branch: Branch, identity: str) -> None:
+    connection.execute(
+        sa.insert(branches).values(
+            id=branch.id,
+            created_at=clock(),
+            updated_at=clock(),
+            **_branch_values(branch, identity),
+        )
+    )
+    connection.execute(
+        sa.insert(states).values(
+            branch_id=branch.id, lock_token=0, **_state_values(BranchState())
+        )
+    )
+
+
+def _overwrite(connection: sa.Connection, branch: Branch, identity: str) -> bool:
+    values = _branch_values(branch, identity)
+    before = connection.execute(sa.select(branches).where(branches.c.id == branch.id)).first()
+    if before is None:
+        raise UnknownBranch(f"the branch {branch.code} has been removed meanwhile")
+    if all(getattr(before, name) == value for name, value in values.items()):
+        return False
+    connection.execute(
+        sa.update(branches).where(branches.c.id == branch.id).values(updated_at=clock(), **values)
+    )
+    if before.database_key != values["database_key"]:
+        connection.execute(
+            sa.update(states)
+            .where(states.c.branch_id == branch.id)
+            .values(status=MigrationStatus.PENDING.value)
+        )
+    return True
+
+
+def _outcome(run: Run, outcome: Outcome, after: BranchState, now: datetime) -> Mapping[str, Any]:
+    return {
+        "run_id": run.id,
+        "branch_id": outcome.branch.id,
+        "branch_code": outcome.branch.code,
+        "verdict": outcome.verdict.value,
+        "reason": outcome.reason.value if outcome.reason else None,
+        "status": after.status.value,
+        "from_heads": outcome.from_heads,
+        "to_heads": outcome.to_heads,
+        "applied": outcome.applied,
+        "error": outcome.message,
+        "finished_at": now,
+        "duration_ms": round(outcome.duration.total_seconds() * 1000),
+    }
+

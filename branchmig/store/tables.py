@@ -1,0 +1,195 @@
+"""HeadOffice's tables as they stand now, and HeadOffice's clock in each engine's words.
+
+The tables are made by the history `alembic_headoffice`, never from here. Names carry the prefix
+`branchmig_`, so that all of it can live in a company's existing database.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.types import TypeDecorator
+
+from ..model import VersionTable
+
+VERSION_TABLE = VersionTable("branchmig_version")
+
+REVISIONS = ("0001_headoffice",)
+"""Every revision of `alembic_headoffice` that this program knows, the one it needs last.
+
+Kept here so that a command can judge HeadOffice without loading Alembic.
+"""
+
+
+class Moment(TypeDecorator[datetime]):
+    """An aware moment, kept in UTC without a zone and to the microsecond."""
+
+    impl = sa.DateTime
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> Any:
+        if dialect.name in ("mysql", "mariadb"):
+            return dialect.type_descriptor(mysql.DATETIME(fsp=6))
+        if dialect.name == "mssql":
+            from sqlalchemy.dialects import mssql
+
+            return dialect.type_descriptor(mssql.DATETIME2())
+        return dialect.type_descriptor(sa.DateTime())
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+class Names(TypeDecorator[tuple[str, ...]]):
+    """A tuple of names as a JSON list."""
+
+    impl = sa.UnicodeText
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str:
+        return json.dumps(list(value or ()), ensure_ascii=False)
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> tuple[str, ...]:
+        return tuple(json.loads(value)) if value else ()
+
+
+class clock(sa.ColumnElement[datetime]):  # noqa: N801 - reads as a function in statements
+    """HeadOffice's own time, plus `seconds`: at the statement, not at the transaction's begin."""
+
+    inherit_cache = False
+    type = Moment()
+
+    def __init__(self, seconds: float = 0) -> None:
+        self.seconds = float(seconds)
+
+
+@compiles(clock, "sqlite")
+def _sqlite_clock(element: clock, compiler: Any, **_: Any) -> str:
+    # Milliseconds are all that SQLite has; padded to the width in which SQLAlchemy stores times.
+    return f"(strftime('%Y-%m-%d %H:%M:%f', 'now', '{element.seconds:+.3f} seconds') || '000')"
+
+
+@compiles(clock, "postgresql")
+def _postgresql_clock(element: clock, compiler: Any, **_: Any) -> str:
+    return (
+        "(clock_timestamp() AT TIME ZONE 'UTC' "
+        f"+ make_interval(secs => CAST({element.seconds:.3f} AS double precision)))"
+    )
+
+
+@compiles(clock, "mysql", "mariadb")
+def _mysql_clock(element: clock, compiler: Any, **_: Any) -> str:
+    return f"(UTC_TIMESTAMP(6) + INTERVAL {round(element.seconds * 1_000_000)} MICROSECOND)"
+
+
+@compiles(clock, "mssql")
+def _mssql_clock(element: clock, compiler: Any, **_: Any) -> str:
+    return f"DATEADD(millisecond, {round(element.seconds * 1000)}, SYSUTCDATETIME())"
+
+
+metadata = sa.MetaData()
+
+branches = sa.Table(
+    "branchmig_branches",
+    metadata,
+    sa.Column("id", sa.Unicode(36), nullable=False),
+    sa.Column("code", sa.Unicode(64), nullable=False),
+    sa.Column("code_key", sa.Unicode(64), nullable=False, comment="code in lower case"),
+    sa.Column("name", sa.Unicode(200), nullable=False),
+    sa.Column("provider", sa.Unicode(16), nullable=False),
+    sa.Column("url", sa.UnicodeText, nullable=False),
+    sa.Column("database_key", sa.Unicode(64), nullable=False, comment="hash of the database"),
+    sa.Column("server", sa.Unicode(255)),
+    sa.Column("tags", Names, nullable=False),
+    sa.Column("is_active", sa.Boolean, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("updated_at", Moment, nullable=False),
+    sa.PrimaryKeyConstraint("id", name="branchmig_branches_pk"),
+    sa.UniqueConstraint("code_key", name="branchmig_branches_code_uq"),
+    sa.UniqueConstraint("database_key", name="branchmig_branches_database_uq"),
+)
+
+states = sa.Table(
+    "branchmig_migration_states",
+    metadata,
+    sa.Column("branch_id", sa.Unicode(36), nullable=False),
+    sa.Column("status", sa.Unicode(32), nullable=False),
+    sa.Column("heads", Names, nullable=False),
+    sa.Column("target", sa.Unicode(255)),
+    sa.Column("retry_count", sa.Integer, nullable=False),
+    sa.Column("next_attempt_at", Moment),
+    sa.Column("last_attempt_at", Moment),
+    sa.Column("lock_owner", sa.Unicode(36)),
+    sa.Column("lock_token", sa.BigInteger, nullable=False),
+    sa.Column("lock_expires_at", Moment),
+    sa.Column("error", sa.UnicodeText),
+    sa.Column("pinned", sa.Boolean, nullable=False),
+    sa.PrimaryKeyConstraint("branch_id", name="branchmig_migration_states_pk"),
+    sa.ForeignKeyConstraint(
+        ["branch_id"],
+        ["branchmig_branches.id"],
+        name="branchmig_migration_states_branch_fk",
+        ondelete="CASCADE",
+    ),
+)
+
+runs = sa.Table(
+    "branchmig_runs",
+    metadata,
+    sa.Column("id", sa.Unicode(36), nullable=False),
+    sa.Column("command", sa.Unicode(64), nullable=False),
+    sa.Column("trigger_kind", sa.Unicode(32), nullable=False, comment="operator, timer or ci"),
+    sa.Column("actor", sa.Unicode(255), nullable=False),
+    sa.Column("host", sa.Unicode(255), nullable=False),
+    sa.Column("pid", sa.BigInteger, nullable=False),
+    sa.Column("target", sa.Unicode(255)),
+    sa.Column("program", sa.Unicode(32), nullable=False, comment="version of branchmig"),
+    sa.Column("started_at", Moment, nullable=False),
+    sa.Column("finished_at", Moment),
+    sa.Column("exit_code", sa.Integer),
+    sa.PrimaryKeyConstraint("id", name="branchmig_runs_pk"),
+)
+
+outcomes = sa.Table(
+    "branchmig_outcomes",
+    metadata,
+    sa.Column("run_id", sa.Unicode(36), nullable=False),
+    # No foreign key: the trail outlives a branch that is removed.
+    sa.Column("branch_id", sa.Unicode(36), nullable=False),
+    sa.Column("branch_code", sa.Unicode(64), nullable=False),
+    sa.Column("verdict", sa.Unicode(16), nullable=False),
+    sa.Column("reason", sa.Unicode(32)),
+    sa.Column("status", sa.Unicode(32), nullable=False),
+    sa.Column("from_heads", Names, nullable=False),
+    sa.Column("to_heads", Names, nullable=False),
+    sa.Column("applied", Names, nullable=False),
+    sa.Column("error", sa.UnicodeText),
+    sa.Column("finished_at", Moment, nullable=False),
+    sa.Column("duration_ms", sa.BigInteger, nullable=False),
+    sa.PrimaryKeyConstraint("run_id", "branch_id", name="branchmig_outcomes_pk"),
+    sa.ForeignKeyConstraint(
+        ["run_id"], ["branchmig_runs.id"], name="branchmig_outcomes_run_fk"
+    ),
+    sa.Index("branchmig_outcomes_branch_ix", "branch_id", "finished_at"),
+)
+
+rollouts = sa.Table(
+    "branchmig_rollouts",
+    metadata,
+    sa.Column("id", sa.Unicode(36), nullable=False),
+    sa.Column("target", sa.Unicode(255), nullable=False),
+    sa.Column("content_hash", sa.Unicode(64), nullable=False),
+    sa.Column("heads", Names, nullable=False),
+    sa.Column("started_at", Moment, nullable=False),
+    sa.Column("finished_at", Moment),
+    sa.PrimaryKeyConstraint("id", name="branchmig_rollouts_pk"),
+    sa.UniqueConstraint("target", "content_hash", name="branchmig_rollouts_content_uq"),
+)

@@ -1,0 +1,159 @@
+"""How a branch's state moves: pure functions from a state and an event to the next state.
+
+Floor 2. No clock, no database: the time is an argument, so that every rule can be tested at every
+instant. The rules: every failed attempt counts, whatever its class; after `max_attempts` a person
+is needed; a lock conflict or a stop counts nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from .masking import mask
+from .model import BranchState, FailureKind, Heads, MigrationStatus, SkipReason
+
+MAX_BACKOFF = timedelta(hours=1)
+
+DUE_TOLERANCE = timedelta(seconds=30)
+"""What is due within this counts as due: a back-off of 300 s must not miss the tick after 300 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """`backoff` before the second attempt, doubled for each one after it; zero: at the next run."""
+
+    max_attempts: int = 3
+    backoff: timedelta = timedelta(seconds=300)
+    wait_for_unreachable: bool = False
+
+    def delay(self, attempt: int) -> timedelta:
+        """How long after failed attempt number `attempt` (from 1) the next is due."""
+        # The exponent is bounded: 2**1000 seconds is no timedelta.
+        return min(self.backoff * 2 ** min(max(attempt, 1) - 1, 32), MAX_BACKOFF)
+
+
+def begin(state: BranchState, heads: Heads | None, target: str | None, now: datetime) -> BranchState:
+    """An attempt is about to start from `heads` (None: they could not be read beforehand)."""
+    return replace(
+        state,
+        status=MigrationStatus.IN_PROGRESS,
+        heads=state.heads if heads is None else heads,
+        target=target,
+        last_attempt_at=now,
+    )
+
+
+def succeed(state: BranchState, heads: Heads, now: datetime) -> BranchState:
+    """The branch was brought to, or found at, the attempt's target and validated there."""
+    return replace(
+        state,
+        status=MigrationStatus.COMPLETED,
+        heads=heads,
+        retry_count=0,
+        next_attempt_at=None,
+        last_attempt_at=now,
+        error=None,
+    )
+
+
+def fail(
+    state: BranchState,
+    error: str,
+    kind: FailureKind,
+    heads: Heads | None,
+    now: datetime,
+    policy: RetryPolicy,
+    *,
+    previous: MigrationStatus,
+) -> BranchState:
+    """An attempt failed. `heads`: where the branch was left, None if that could not be read.
+
+    A branch that already needed a person goes on needing one. Under `wait_for_unreachable` a
+    branch that cannot be reached stays Failed for as long as that lasts.
+    """
+    waits = policy.wait_for_unreachable and kind is FailureKind.UNREACHABLE
+    count = state.retry_count if waits else state.retry_count + 1
+    manual = not waits and count >= policy.max_attempts
+    manual = manual or previous is MigrationStatus.MANUAL
+    return replace(
+        state,
+        status=MigrationStatus.MANUAL if manual else MigrationStatus.FAILED,
+        heads=state.heads if heads is None else heads,
+        retry_count=count,
+        next_attempt_at=None if manual else now + policy.delay(count),
+        last_attempt_at=now,
+        error=mask(error),
+    )
+
+
+def restore(state: BranchState, previous: BranchState, heads: Heads | None) -> BranchState:
+    """The attempt ended without a result (busy, stopped): as before, but for heads that moved.
+
+    A branch of which some revisions landed is no longer Completed at what it was.
+    """
+    moved = heads is not None and heads != previous.heads
+    status = previous.status
+    if status is MigrationStatus.IN_PROGRESS or (moved and status is MigrationStatus.COMPLETED):
+        status = MigrationStatus.PENDING
+    return replace(
+        state,
+        status=status,
+        heads=previous.heads if heads is None else heads,
+        target=previous.target,
+        retry_count=previous.retry_count,
+        next_attempt_at=previous.next_attempt_at,
+        last_attempt_at=previous.last_attempt_at,
+        error=previous.error,
+        pinned=state.pinned or previous.pinned,
+    )
+
+
+def adopt(state: BranchState, heads: Heads, now: datetime) -> BranchState:
+    """A baseline was set: what is still to be applied is for the next run to find."""
+    return replace(
+        state,
+        status=MigrationStatus.PENDING,
+        heads=heads,
+        retry_count=0,
+        next_attempt_at=None,
+        last_attempt_at=now,
+        error=None,
+    )
+
+
+def reset(state: BranchState) -> BranchState:
+    """A person asked for another try: Pending, and every failure forgotten."""
+    return replace(
+        state, status=MigrationStatus.PENDING, retry_count=0, next_attempt_at=None, error=None
+    )
+
+
+def is_locked(state: BranchState, now: datetime) -> bool:
+    """Whether a lease is held and has not expired."""
+    return (
+        state.lock_owner is not None
+        and state.lock_expires_at is not None
+        and state.lock_expires_at > now
+    )
+
+
+def held_back(state: BranchState, now: datetime, policy: RetryPolicy) -> SkipReason | None:
+    """Why `apply-all` leaves this branch alone now, or None where it may be attempted.
+
+    InProgress under an expired lease is what a killed run left: it is taken over at once, unless
+    the failures before it already call for a person.
+    """
+    if state.pinned:
+        return SkipReason.PINNED
+    if is_locked(state, now):
+        return SkipReason.LEASED
+    if state.status is MigrationStatus.MANUAL:
+        return SkipReason.MANUAL
+    if state.status is MigrationStatus.IN_PROGRESS:
+        exhausted = state.retry_count >= policy.max_attempts
+        return SkipReason.MANUAL if exhausted else None
+    due = state.next_attempt_at
+    if due is not None and due > now + DUE_TOLERANCE:
+        return SkipReason.BACKOFF
+    return None

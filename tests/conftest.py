@@ -1,0 +1,21 @@
+"""What holds for the whole session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import pytest
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
+    """Under CI=true a skipped test fails the session: there, everything can be tested."""
+    yield
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or os.environ.get("CI") != "true":
+        return
+    skipped = len(reporter.stats.get("skipped", ()))
+    if skipped:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        reporter.write_line(f"CI=true allows no skips, and there were {skipped}", red=True)

@@ -1,0 +1,320 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+import pickle
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from branchmig import masking
+from branchmig.model import (
+    Branch,
+    Failure,
+    MigrationStatus,
+    Outcome,
+    Provider,
+    Report,
+    Run,
+    SkipReason,
+    Verdict,
+)
+from branchmig.sinks import (
+    BranchFinished,
+    BranchStarted,
+    Event,
+    LogSink,
+    RunFinished,
+    RunStarted,
+    Sinks,
+    configure_logging,
+    logger,
+    visible,
+)
+
+RUN = Run("run-1", "apply-all", "timer", "root", "hq", 4711, "head")
+BRANCH = Branch("id-1", "BR001", "North", Provider.SQLITE, "sqlite:///br001.db")
+MIGRATED = Outcome(
+    BRANCH,
+    Verdict.MIGRATED,
+    MigrationStatus.COMPLETED,
+    to_heads=("20251206_AddCustomerFields",),
+    applied=("20251206_InitialCreate", "20251206_AddCustomerFields"),
+    duration=timedelta(milliseconds=213),
+)
+FAILED = Outcome(
+    replace(BRANCH, code="BR002"),
+    Verdict.FAILED,
+    MigrationStatus.FAILED,
+    failure=Failure("MigrationFailed", "no such table: Users", "restore the table"),
+)
+BEGUN = RunStarted(RUN, 25)
+
+
+@pytest.fixture(autouse=True)
+def untouched_logger() -> Iterator[None]:
+    before = logger.handlers[:], logger.level, logger.propagate
+    yield
+    logger.handlers[:], logger.level, logger.propagate = before
+
+
+@pytest.fixture
+def log() -> io.StringIO:
+    stream = io.StringIO()
+    configure_logging("human", False, stream)
+    return stream
+
+
+def lines(stream: io.StringIO) -> list[str]:
+    """What was logged, without the times."""
+    return [line.partition(" ")[2] for line in stream.getvalue().splitlines()]
+
+
+def told(stream: io.StringIO, *events: Event) -> list[str]:
+    sink = LogSink()
+    for event in events:
+        sink(event)
+    return lines(stream)
+
+
+# Sinks that break ---------------------------------------------------------------------------------
+
+
+def test_a_sink_that_raises_stops_neither_the_run_nor_the_sinks_after_it(log: io.StringIO) -> None:
+    heard: list[Event] = []
+
+    def broken(event: Event) -> None:
+        raise OSError("no route to host")
+
+    Sinks(broken, heard.append).emit(BEGUN)
+    assert heard == [BEGUN]
+
+
+def test_a_sink_that_keeps_raising_is_called_again_but_logged_once(log: io.StringIO) -> None:
+    calls: list[Event] = []
+
+    def broken(event: Event) -> None:
+        calls.append(event)
+        raise OSError("no route\nto host")
+
+    sinks = Sinks(broken)
+    sinks.emit(BEGUN)
+    sinks.emit(BranchStarted(BRANCH))
+    assert len(calls) == 2
+    [line] = lines(log)
+    assert line.startswith("WARNING the sink broken failed")
+    assert r"OSError: no route\nto host" in line
+
+
+def test_each_broken_sink_is_logged_under_its_own_name(log: io.StringIO) -> None:
+    class Webhook:
+        def __call__(self, event: Event) -> None:
+            raise ValueError
+
+    class Metrics(Webhook):
+        pass
+
+    Sinks(Webhook(), Metrics()).emit(BEGUN)
+    first, second = lines(log)
+    assert "the sink Webhook failed" in first
+    assert "the sink Metrics failed" in second
+
+
+def test_ctrl_c_within_a_sink_is_not_swallowed() -> None:
+    def interrupted(event: Event) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Sinks(interrupted).emit(BEGUN)
+
+
+def test_events_can_cross_to_another_process() -> None:
+    events = [BEGUN, BranchStarted(BRANCH), BranchFinished(FAILED)]
+    events.append(RunFinished(RUN, Report("run-1", (MIGRATED, FAILED))))
+    assert pickle.loads(pickle.dumps(events)) == events
+
+
+# What is said of a branch -------------------------------------------------------------------------
+
+
+def test_a_migrated_branch_is_one_line_with_what_landed_and_how_long(log: io.StringIO) -> None:
+    assert told(log, BranchFinished(MIGRATED)) == [
+        "INFO BR001 migrated: 20251206_InitialCreate, 20251206_AddCustomerFields in 0.213 s"
+    ]
+
+
+def test_a_branch_rolled_back_is_not_called_migrated(log: io.StringIO) -> None:
+    begun = RunStarted(replace(RUN, command="rollback"), 1)
+    assert told(log, begun, BranchFinished(MIGRATED))[1].startswith("INFO BR001 rolled back: 2025")
+
+
+def test_a_failed_branch_is_an_error_with_sentence_and_hint(log: io.StringIO) -> None:
+    assert told(log, BranchFinished(FAILED)) == [
+        "ERROR BR002 failed: no such table: Users (hint: restore the table)"
+    ]
+
+
+def test_a_failed_branch_tells_what_landed_before(log: io.StringIO) -> None:
+    partly = replace(FAILED, applied=("20251206_InitialCreate",))
+    [line] = told(log, BranchFinished(partly))
+    assert line.endswith("; landed before it: 20251206_InitialCreate")
+
+
+def test_a_skipped_branch_tells_the_reason(log: io.StringIO) -> None:
+    skipped = replace(MIGRATED, verdict=Verdict.SKIPPED, reason=SkipReason.LEASED, applied=())
+    events = BranchFinished(skipped), BranchFinished(replace(skipped, detail="held by hq-2"))
+    assert told(log, *events) == [
+        "INFO BR001 skipped (leased)",
+        "INFO BR001 skipped (leased): held by hq-2",
+    ]
+
+
+def test_an_unchanged_branch_tells_where_it_stands(log: io.StringIO) -> None:
+    unchanged = replace(MIGRATED, verdict=Verdict.UNCHANGED, applied=(), to_heads=("b", "a"))
+    events = BranchFinished(unchanged), BranchFinished(replace(unchanged, to_heads=()))
+    assert told(log, *events) == ["INFO BR001 unchanged at a, b", "INFO BR001 unchanged"]
+
+
+def test_each_warning_about_a_branch_is_a_line_of_its_own(log: io.StringIO) -> None:
+    warned = replace(MIGRATED, warnings=("the probe failed", "no backup"))
+    assert told(log, BranchFinished(warned))[:2] == [
+        "WARNING BR001: the probe failed",
+        "WARNING BR001: no backup",
+    ]
+
+
+def test_a_run_says_when_it_starts_and_what_it_did(log: io.StringIO) -> None:
+    report = Report("run-1", (MIGRATED, FAILED), timedelta(seconds=2))
+    assert told(log, BEGUN, BranchStarted(BRANCH), RunFinished(RUN, report)) == [
+        "INFO apply-all started: 25 branches",
+        "INFO apply-all finished: 1 migrated, 1 failed in 2.000 s",
+    ]
+
+
+def test_a_run_over_nothing_says_so(log: io.StringIO) -> None:
+    assert told(log, RunFinished(RUN, Report("run-1", ()))) == [
+        "INFO apply-all finished: nothing to do in 0.000 s"
+    ]
+
+
+def test_a_message_cannot_forge_a_second_line_or_colour_the_terminal(log: io.StringIO) -> None:
+    forged = Failure("MigrationFailed", "oops\n2026-01-01T00:00:00Z INFO BR001 migrated\x1b[31m")
+    [line] = told(log, BranchFinished(replace(FAILED, failure=forged)))
+    assert r"oops\n2026-01-01T00:00:00Z INFO BR001 migrated\x1b[31m" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain [bold]text[/] häß 支店", "plain [bold]text[/] häß 支店"),
+        ("a\tb\r\n", r"a\tb\r\n"),
+        ("\x00\x1b\x7f\x9b", r"\x00\x1b\x7f\x9b"),
+        ("\u2028\u202e\u2066", r"\u2028\u202e\u2066"),
+        ("\udcff", r"\udcff"),
+        (r"C:\new", r"C:\new"),
+    ],
+)
+def test_only_what_a_terminal_would_obey_is_escaped(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+# The logger ---------------------------------------------------------------------------------------
+
+
+def test_a_human_line_starts_with_a_utc_time_and_the_level(log: io.StringIO) -> None:
+    logger.info("hello %s", "you")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ INFO hello you\n", log.getvalue())
+
+
+def test_a_json_line_holds_time_level_message_run_and_branch() -> None:
+    stream = io.StringIO()
+    configure_logging("json", False, stream)
+    told(stream, BEGUN, BranchFinished(FAILED))
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert set(first) == set(second) == {"time", "level", "message", "runId", "branch"}
+    assert (first["runId"], first["branch"]) == ("run-1", None)
+    assert (second["runId"], second["branch"], second["level"]) == ("run-1", "BR002", "ERROR")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", second["time"])
+
+
+def test_a_json_line_of_another_room_has_null_for_run_and_branch() -> None:
+    stream = io.StringIO()
+    configure_logging("json", False, stream)
+    logging.getLogger("branchmig.fleet").warning("slow")
+    line = json.loads(stream.getvalue())
+    assert (line["message"], line["runId"], line["branch"]) == ("slow", None, None)
+
+
+def test_debug_lines_are_there_only_when_asked_for() -> None:
+    quiet, chatty = io.StringIO(), io.StringIO()
+    configure_logging("human", False, quiet)
+    logger.debug("detail")
+    configure_logging("human", True, chatty)
+    logger.debug("detail")
+    assert (lines(quiet), lines(chatty)) == ([], ["DEBUG detail"])
+
+
+def test_configuring_twice_does_not_log_twice(log: io.StringIO) -> None:
+    configure_logging("human", False, log)
+    logger.info("once")
+    assert lines(log) == ["INFO once"]
+
+
+def test_other_loggers_and_handlers_are_left_alone(log: io.StringIO) -> None:
+    theirs = logging.NullHandler()
+    logger.addHandler(theirs)
+    root = logging.getLogger().handlers[:]
+    configure_logging("json", True, log)
+    logging.getLogger("alembic").warning("not ours")
+    assert theirs in logger.handlers
+    assert logging.getLogger().handlers == root
+    assert not logger.propagate
+    assert log.getvalue() == ""
+
+
+def test_without_a_stream_lines_follow_sys_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    configure_logging("human", False)
+    later = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", later)
+    logger.info("here")
+    assert lines(later) == ["INFO here"]
+
+
+@pytest.mark.parametrize("fmt", ["human", "json"])
+def test_secrets_are_masked_in_messages_and_in_tracebacks(fmt: str) -> None:
+    stream = io.StringIO()
+    configure_logging("json" if fmt == "json" else "human", False, stream)
+    # The line that raises is part of the traceback: it must not spell the secret out itself.
+    secret = 'tr"ès-' + "s3" + "cret"
+    masking.remember(secret)
+    try:
+        raise ValueError(f"postgresql://app:hunter2@db/x and {secret}")
+    except ValueError:
+        logger.exception("cannot use %s", "mysql://root:hunter3@db/y")
+    text = stream.getvalue()
+    assert "hunter" not in text
+    assert "s3cret" not in text
+    assert "Traceback" in text
+    assert masking.STARS in text
+
+
+def test_a_traceback_is_indented_under_its_line_and_cannot_forge_another(log: io.StringIO) -> None:
+    try:
+        raise ValueError("x\n2026-01-01T00:00:00Z INFO forged\x1b[2J")
+    except ValueError:
+        logger.exception("broke")
+    first, *others = log.getvalue().splitlines()
+    assert first.endswith("ERROR broke")
+    assert others
+    assert all(line.startswith("  ") for line in others)
+    assert "\x1b" not in log.getvalue()
+
+
+def test_arguments_that_do_not_fit_their_format_do_not_raise(log: io.StringIO) -> None:
+    logger.info("%d branches", "many")
+    assert lines(log) == ["INFO %d branches ('many',)"]
