@@ -43,7 +43,7 @@ from .model import (
     heads_text,
 )
 from .providers import Limits, MigrationStrategy, strategy_for
-from .revisions.environment import run, stamp
+from .revisions.environment import offline_sql, run, stamp
 from .revisions.history import History
 from .revisions.hooks import NoHooks
 from .revisions.source import Source, place
@@ -87,6 +87,12 @@ class Migrator:
         history = self.history(branch.provider)
         history.check_target(target)
         return history.plan(branch, self.look(branch).heads, target)
+
+    def sql(self, plan: Plan) -> dict[str, str]:
+        """The statements of a plan by revision, as they would be sent, without sending them."""
+        provider = plan.branch.provider
+        dialect = self.strategy(provider).dialect
+        return offline_sql(self.history(provider), plan.steps, dialect)
 
     def applied(self, branch: Branch, heads: Heads) -> tuple[str, ...]:
         """The revisions that a branch at `heads` has had."""

@@ -61,5 +61,5 @@ Twelve branches stand at one revision. To go on with them:
   branchmig apply BR012                 # refused: it had a schema and has vanished
   branchmig apply BR012 --create        # a person says that it may be made anew
 
-  rm -r $folder                         # when you have seen enough
+  rm -r $folder   # when you have seen enough
 END

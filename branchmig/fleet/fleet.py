@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import datetime, timedelta
 
 from .. import transitions
-from ..errors import BranchmigError
+from ..errors import BranchmigError, ProviderError
 from ..manager import BranchMigrationManager, skipped
 from ..model import (
     BranchState,
@@ -62,18 +62,23 @@ class Fleet:
         self._manager = manager
         self._sinks = sinks
 
+    def check(self, records: Iterable[Record], target: str) -> None:
+        """Raise HistoryError, UnknownRevision or MultipleHeads before anything is touched."""
+        migrator = self._manager.migrator
+        for provider in sorted({record.branch.provider for record in records}):
+            # A provider without a driver or a strategy harms its own branches alone.
+            with suppress(ProviderError):
+                migrator.strategy(provider)
+                migrator.history(provider).check_target(target)
+
     def apply_all(self, records: Iterable[Record], target: str) -> Report:
         """Bring every one of `records` to `target`; one bad branch costs its neighbours nothing.
 
-        Raises HistoryError, UnknownRevision, MultipleHeads before anything is touched, and
-        StoreError where HeadOffice goes away: what was done then is found by the next run.
+        To be checked with `check` first. Raises StoreError where HeadOffice goes away: what was
+        done then is found by the next run.
         """
         started = time.monotonic()
         chosen = tuple(records)
-        for provider in sorted({record.branch.provider for record in chosen}):
-            # A provider without a driver or a strategy harms its own branches alone.
-            if self._supported(provider):
-                self._manager.migrator.history(provider).check_target(target)
         self._sinks.emit(RunStarted(self._manager.run, len(chosen)))
         outcomes = []
         with closing(Worker(self._manager.settings)) as worker:
@@ -84,13 +89,6 @@ class Fleet:
         report = Report(self._manager.run.id, tuple(outcomes), elapsed)
         self._sinks.emit(RunFinished(self._manager.run, report))
         return report
-
-    def _supported(self, provider: object) -> bool:
-        try:
-            self._manager.migrator.strategy(provider)  # type: ignore[arg-type]
-        except BranchmigError:
-            return False
-        return True
 
     def _outcomes(
         self, records: tuple[Record, ...], target: str, worker: Worker

@@ -41,6 +41,8 @@ class MigrationStrategy(Protocol):
     """One engine. A strategy holds no connection; all its methods may raise ProviderError."""
 
     provider: ClassVar[Provider]
+    dialect: ClassVar[str]
+    """SQLAlchemy's name for the engine's SQL."""
     capabilities: ClassVar[Capabilities]
     scratch_url: ClassVar[str]
     """The URL of a database that is empty and nobody's, for running a history's env.py as a probe."""

@@ -91,6 +91,7 @@ class SqliteStrategy:
     """A branch in a file."""
 
     provider: ClassVar[Provider] = Provider.SQLITE
+    dialect: ClassVar[str] = "sqlite"
     capabilities: ClassVar[Capabilities] = Capabilities(
         transactional_ddl=True, session_lock=False, creates_databases=True
     )

@@ -21,7 +21,7 @@ from ..model import (
     heads_text,
 )
 from .page import Column, Line, Page, Row, Table
-from .page import print_table as print_table
+from .page import print_table as print_table  # noqa: PLC0414  (offered here as well)
 from .text import duration_text, masked, tally, time_text
 
 _LISTED_UNCHANGED = 50

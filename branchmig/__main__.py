@@ -1,0 +1,5 @@
+"""`python -m branchmig`."""
+
+from .cli import main
+
+main()

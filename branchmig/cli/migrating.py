@@ -1,0 +1,291 @@
+"""Commands that change branches or their states."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import UsageError
+from .options import (
+    All,
+    AnyBranch,
+    BranchName,
+    Providers,
+    Shard,
+    Statuses,
+    Tags,
+    To,
+    Yes,
+    filters,
+)
+from .session import Session, command, recorded
+
+if TYPE_CHECKING:
+    from ..manager import BranchMigrationManager
+    from ..model import Branch, Filters, Record, Report
+
+TRY_AGAIN_LATER = 75
+"""EX_TEMPFAIL of sysexits.h."""
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "apply")(apply)
+    command(app, "apply-all")(apply_all)
+    command(app, "baseline")(baseline)
+    command(app, "retry")(retry)
+    command(app, "unlock")(unlock)
+    command(app, "pin")(pin)
+    command(app, "unpin")(unpin)
+
+
+def apply(
+    session: Session,
+    branch: BranchName,
+    to: To = None,
+    create: Annotated[
+        bool, typer.Option("--create", help="Make its database anew where it has vanished.")
+    ] = False,
+) -> None:
+    """Bring one branch to the target, whatever its retries and its pin say.
+
+    Example: branchmig apply BR001
+    """
+    from ..model import Report, SkipReason
+
+    started = time.monotonic()
+    target = to or session.settings.migrations.target
+    with session.writing("apply", target) as manager:
+        record = manager.store.record(branch)
+        manager.migrator.history(record.branch.provider).check_target(target)
+        with recorded(manager) as end:
+            outcome = manager.apply(record, target, create=create)
+            elapsed = timedelta(seconds=time.monotonic() - started)
+            report = Report(manager.run.id, (outcome,), elapsed)
+            code = report.exit_code
+            if outcome.reason in (SkipReason.LEASED, SkipReason.BUSY):
+                code = TRY_AGAIN_LATER
+            code = _signalled(manager) or code
+            end(code)
+    _show_report(session, report, prefixed=False)
+    raise typer.Exit(code)
+
+
+def apply_all(
+    session: Session,
+    to: To = None,
+    tag: Tags = None,
+    provider: Providers = None,
+    status: Statuses = None,
+    shard: Shard = None,
+    init: Annotated[bool, typer.Option("--init", help="Run `init` first, for timers.")] = False,
+) -> None:
+    """Bring every active branch to the target; one bad branch never stops the others.
+
+    Leaves alone what waits for its next attempt, needs a person, is pinned or is being migrated.
+
+    Example: branchmig apply-all --tag north
+    """
+    from ..fleet.fleet import Fleet, select
+
+    if init:
+        from dataclasses import replace
+
+        from .setup import initialise
+
+        session = replace(session, config=initialise(session)[0])
+    target = to or session.settings.migrations.target
+    chosen = filters(tag, provider, status, shard)
+    with session.writing("apply-all", target) as manager, ExitStack() as stack:
+        fleet = Fleet(manager, _sinks(session, stack))
+        records = select(manager.store.records(), chosen)
+        fleet.check(records, target)
+        with recorded(manager) as end:
+            report = fleet.apply_all(records, target)
+            code = _signalled(manager) or report.exit_code
+            end(code)
+    _show_report(session, report, prefixed=True)
+    raise typer.Exit(code)
+
+
+def baseline(
+    session: Session,
+    branch: BranchName,
+    revision: Annotated[
+        str, typer.Option(metavar="REV", help='Where it stands; "base": before the first.')
+    ],
+) -> None:
+    """Take over a database that another tool made, as standing at a revision.
+
+    Its tables and columns are compared with those that the revision should have left.
+
+    Example: branchmig baseline BR001 --revision 20251206_InitialCreate
+    """
+    from ..model import heads_text
+
+    with session.writing("baseline", revision) as manager:
+        record = manager.store.record(branch)
+        with recorded(manager) as end:
+            heads = manager.baseline(record, revision)
+            end(0)
+    code = record.branch.code
+    session.tell(
+        lambda: {
+            "success": True,
+            "branchId": record.branch.id,
+            "branchCode": code,
+            "lastMigrationApplied": heads_text(heads),
+        },
+        f"{code} is taken over at {heads_text(heads) or 'base'}; `branchmig apply {code}` goes on.",
+    )
+
+
+def retry(
+    session: Session,
+    branch: AnyBranch = None,
+    all: All = False,
+    tag: Tags = None,
+    provider: Providers = None,
+    status: Statuses = None,
+    shard: Shard = None,
+) -> None:
+    """Forget the failures of a branch, so that the next run attempts it.
+
+    Example: branchmig retry BR001
+    """
+    from .. import transitions
+
+    def change(manager: BranchMigrationManager, record: Record) -> bool:
+        if record.state.retry_count == 0 and record.state.next_attempt_at is None:
+            return False
+        manager.store.change(record.branch, lambda state, now: transitions.reset(state))
+        return True
+
+    chosen = filters(tag, provider, status, shard)
+    _each(session, "retry", branch, all, chosen, change, "to be attempted again")
+
+
+def unlock(
+    session: Session,
+    branch: AnyBranch = None,
+    all: All = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also leases that have not expired.")
+    ] = False,
+    yes: Yes = False,
+    tag: Tags = None,
+    provider: Providers = None,
+    status: Statuses = None,
+    shard: Shard = None,
+) -> None:
+    """Clear expired leases. Whoever held one can record nothing more under it.
+
+    Example: branchmig unlock BR001 --force
+    """
+    if force:
+        session.confirm("Clear leases under which somebody may be migrating?", yes)
+
+    def change(manager: BranchMigrationManager, record: Record) -> bool:
+        return manager.store.unlock(record.branch, live=force)
+
+    chosen = filters(tag, provider, status, shard)
+    _each(session, "unlock", branch, all, chosen, change, "unlocked")
+
+
+def pin(session: Session, branch: BranchName) -> None:
+    """Hold a branch at its revision: apply-all leaves it alone.
+
+    Example: branchmig pin BR001
+    """
+    _set_pinned(session, "pin", branch, True)
+
+
+def unpin(session: Session, branch: BranchName) -> None:
+    """Let a pinned branch go on.
+
+    Example: branchmig unpin BR001
+    """
+    _set_pinned(session, "unpin", branch, False)
+
+
+def _set_pinned(session: Session, name: str, branch: str, pinned: bool) -> None:
+    with session.writing(name, branch) as manager:
+        found = manager.store.record(branch).branch
+        with recorded(manager) as end:
+            manager.store.set_pinned(found, pinned)
+            end(0)
+    session.tell(
+        lambda: {"branchId": found.id, "branchCode": found.code, "pinned": pinned},
+        f"{found.code} is {'pinned' if pinned else 'no longer pinned'}.",
+    )
+
+
+def _each(
+    session: Session,
+    name: str,
+    branch: str | None,
+    all: bool,
+    chosen: Filters,
+    change: Callable[[BranchMigrationManager, Record], bool],
+    participle: str,
+) -> None:
+    """Do something to one branch, or to all that the filters leave, and say to which."""
+    from ..model import Filters
+
+    if (branch is None) == (not all and chosen == Filters()):
+        raise UsageError("name a BRANCH, or --all, or a filter", "one of them, not several")
+    with session.writing(name, branch) as manager:
+        records = _chosen(manager, branch, chosen)
+        with recorded(manager) as end:
+            changed = [r.branch for r in records if change(manager, r)]
+            end(0)
+    _show_changed(session, changed, participle)
+
+
+def _chosen(
+    manager: BranchMigrationManager, branch: str | None, chosen: Filters
+) -> tuple[Record, ...]:
+    from ..fleet.fleet import select
+
+    if branch is not None:
+        return (manager.store.record(branch),)
+    return select(manager.store.records(), chosen)
+
+
+def _show_changed(session: Session, changed: list[Branch], participle: str) -> None:
+    codes = [branch.code for branch in changed]
+    shown = ", ".join(codes[:20]) + (f" and {len(codes) - 20} more" if len(codes) > 20 else "")
+    session.tell(
+        lambda: {"success": True, "count": len(codes), "branches": codes},
+        f"{len(codes)} {participle}: {shown}" if codes else f"Nothing is {participle}.",
+    )
+
+
+def _signalled(manager: BranchMigrationManager) -> int | None:
+    """The exit code of a run that a signal stopped."""
+    signum = manager.fence.state.signum
+    return None if signum is None else 128 + signum
+
+
+def _show_report(session: Session, report: Report, *, prefixed: bool) -> None:
+    from ..render import documents, tables
+
+    session.show(
+        lambda: documents.report(report, prefixed=prefixed), lambda: tables.report(report)
+    )
+
+
+def _sinks(session: Session, stack: ExitStack):  # type: ignore[no-untyped-def]
+    """A progress bar on a terminal, a log line a branch otherwise."""
+    from ..sinks import LogSink, Sinks
+
+    if sys.stderr.isatty() and session.log_format == "human":
+        from ..render.progress import ProgressSink
+
+        return Sinks(stack.enter_context(ProgressSink()))
+    return Sinks(LogSink())

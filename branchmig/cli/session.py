@@ -1,0 +1,231 @@
+"""What every command shares: its options, the settings, HeadOffice, and where results go."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import os
+import pwd
+import socket
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ..errors import BranchmigError, ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from ..config import Settings
+    from ..manager import BranchMigrationManager
+    from ..model import Run
+    from ..render.page import Page
+
+log = logging.getLogger("branchmig")
+
+LogFormat = Literal["human", "json"]
+
+
+@dataclass(frozen=True)
+class Session:
+    """One invocation of the program."""
+
+    json: bool = False
+    debug: bool = False
+    config: Path | None = None
+    log_format: LogFormat = "human"
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Raises ConfigError: none found, or wrong."""
+        from .. import config
+
+        file = config.find(self.config)
+        if file is None:
+            root = os.geteuid() == 0
+            raise ConfigError(
+                "no settings file was found",
+                f"run `branchmig init`, or name one with --config or BRANCHMIG_CONFIG; looked for "
+                f"{'' if root else f'./{config.FILE_NAME} and '}{config.SYSTEM_FILE}"
+                + (f" (root does not take ./{config.FILE_NAME})" if root else ""),
+            )
+        return self.load(file)
+
+    def load(self, file: Path) -> Settings:
+        """Read one settings file; what is doubtful about it goes to the log."""
+        from .. import config
+
+        settings, warnings = config.load(file)
+        for warning in warnings:
+            log.warning(warning)
+        return settings
+
+    # HeadOffice -------------------------------------------------------------------------------
+
+    @contextmanager
+    def reading(self) -> Iterator[BranchMigrationManager]:
+        """A manager that cannot write to HeadOffice."""
+        from ..headoffice import open_reader
+
+        with self._manager(open_reader, "read") as manager:
+            yield manager
+
+    @contextmanager
+    def writing(self, command: str, target: str | None = None) -> Iterator[BranchMigrationManager]:
+        """A manager for a command that changes something; signals stop it in good order."""
+        from ..headoffice import open_store
+        from .signals import listening
+
+        with self._manager(open_store, command, target) as manager, listening(manager.fence):
+            yield manager
+
+    @contextmanager
+    def _manager(
+        self, opener: Any, command: str, target: str | None = None
+    ) -> Iterator[BranchMigrationManager]:
+        from ..fence import Fence
+        from ..manager import BranchMigrationManager
+        from ..migrator import Migrator
+
+        store = opener(self.settings)
+        try:
+            yield BranchMigrationManager(
+                self.settings, store, Migrator(self.settings), _run(command, target), Fence()
+            )
+        finally:
+            store.close()
+
+    # Results ----------------------------------------------------------------------------------
+
+    def show(self, document: Callable[[], object], page: Callable[[], Page]) -> None:
+        """Print a result: one JSON document, or a page for people."""
+        from .failures import silence_stdout
+
+        try:
+            if self.json:
+                from ..render import documents
+
+                print(documents.dumps(document()))
+            else:
+                from ..render.page import print_table
+
+                print_table(page(), sys.stdout)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # What was asked for is done, whether or not somebody still reads of it.
+            silence_stdout()
+
+    def tell(self, document: Callable[[], object], sentence: str) -> None:
+        """Print a result that is one sentence for people."""
+        from ..render.page import Line, Page
+
+        self.show(document, lambda: Page(Line(sentence)))
+
+    def confirm(self, question: str, yes: bool) -> None:
+        """Ask before something destructive. Raises UsageError where nobody can answer."""
+        if yes:
+            return
+        if not sys.stdin.isatty() or self.json:
+            raise UsageError(f"{question} Nobody is here to answer", "add --yes if it is meant")
+        if not typer.confirm(question, err=True):
+            raise typer.Abort
+
+
+@contextmanager
+def recorded(manager: BranchMigrationManager) -> Iterator[Callable[[int], None]]:
+    """The record of a run in HeadOffice, from before its first change to its end.
+
+    Gives a function that takes the exit code; without it the run ends as failed.
+    """
+    from .. import __version__
+
+    manager.store.begin_run(manager.run, __version__)
+    codes = [1]
+    try:
+        yield codes.append
+    except BranchmigError as error:
+        codes.append(error.exit_code)
+        raise
+    finally:
+        try:
+            manager.store.finish_run(manager.run, codes[-1])
+        except BranchmigError as error:
+            if sys.exc_info()[0] is None or len(codes) == 1:
+                raise
+            log.warning("the end of this run could not be recorded: %s", error)
+
+
+def _run(command: str, target: str | None) -> Run:
+    from ..model import Run
+
+    return Run(
+        id=str(uuid.uuid4()),
+        command=command,
+        trigger=_trigger(),
+        actor=_actor(),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        target=target,
+    )
+
+
+def _trigger() -> str:
+    """systemd sets INVOCATION_ID for what it starts, CI systems set CI (systemd.exec(5))."""
+    if os.environ.get("INVOCATION_ID") and not sys.stderr.isatty():
+        return "timer"
+    return "ci" if os.environ.get("CI") else "operator"
+
+
+def _actor() -> str:
+    uid = os.geteuid()
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+# Registering ------------------------------------------------------------------------------------
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug lines.")]
+
+
+def command(app: typer.Typer, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
+    """Register a function `(session, ...)` as a command that also takes --json and --debug."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        given = inspect.signature(function, eval_str=True)
+
+        @functools.wraps(function)
+        def invoke(context: typer.Context, json: bool, debug: bool, **arguments: Any) -> None:
+            session: Session = context.obj or Session()
+            session = replace(session, json=session.json or json, debug=session.debug or debug)
+            _set_up_logging(session)
+            function(session, **arguments)
+
+        kind = inspect.Parameter.KEYWORD_ONLY
+        parameters = [p.replace(kind=kind) for n, p in given.parameters.items() if n != "session"]
+        parameters += [
+            inspect.Parameter("context", kind, annotation=typer.Context),
+            inspect.Parameter("json", kind, default=False, annotation=Json),
+            inspect.Parameter("debug", kind, default=False, annotation=Debug),
+        ]
+        invoke.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        invoke.__annotations__ = {p.name: p.annotation for p in parameters}
+        del invoke.__wrapped__  # type: ignore[attr-defined]
+        app.command(name, **options)(invoke)
+        return function
+
+    return register
+
+
+def _set_up_logging(session: Session) -> None:
+    from ..sinks import configure_logging
+
+    configure_logging(session.log_format, session.debug)

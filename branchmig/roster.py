@@ -1,0 +1,247 @@
+"""The list of branches as people write it: one at the command line, many in a CSV or JSON file.
+
+Floor 4. Checks every word before HeadOffice hears of it, so that one bad line imports nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .errors import BranchmigError, UsageError
+from .masking import has_password
+from .model import Branch, Provider
+from .providers import MigrationStrategy, provider_of
+
+CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_COLUMNS = ("code", "name", "url", "provider", "server", "tags", "id")
+
+Listed = tuple[Branch, str]
+"""A branch with the identity of its database."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is said of one branch; None: nothing is said, so an existing branch keeps its own."""
+
+    code: str
+    url: str | None = None
+    name: str | None = None
+    provider: str | None = None
+    server: str | None = None
+    tags: tuple[str, ...] | None = None
+    id: str | None = None
+    is_active: bool | None = None
+
+
+class Registrar:
+    """Makes branches out of entries.
+
+    `strategy` gives the strategy of a provider; `headoffice` is the identity of HeadOffice's own
+    database, on which no branch may be.
+    """
+
+    def __init__(self, strategy: Callable[[Provider], MigrationStrategy], headoffice: str) -> None:
+        self._strategy = strategy
+        self._headoffice = headoffice
+
+    def branch(self, entry: Entry, existing: Branch | None = None) -> Listed:
+        """The branch that an entry makes, or makes of an existing one. Raises UsageError."""
+        if not CODE.fullmatch(entry.code):
+            raise UsageError(
+                f"{entry.code!r} is not a branch code",
+                "a code is 1 to 64 letters, digits, dots, dashes and underscores, "
+                "beginning with a letter or digit",
+            )
+        url = entry.url or (existing.url if existing else None)
+        if not url:
+            raise UsageError(f"{entry.code} has no URL", "for example sqlite:///branches/br001.db")
+        branch = Branch(
+            id=_id(entry.id, existing),
+            code=existing.code if existing else entry.code,
+            name=_first(entry.name, existing and existing.name, entry.code),
+            provider=_provider(url, entry.provider),
+            url=url,
+            server=_first(entry.server, existing and existing.server, None) or None,
+            tags=_first(entry.tags, existing and existing.tags, ()),
+            is_active=_first(entry.is_active, existing and existing.is_active, True),
+        )
+        _refuse_control(branch)
+        return branch, self._identity(branch)
+
+    def _identity(self, branch: Branch) -> str:
+        strategy = self._strategy(branch.provider)
+        strategy.check_url(branch.url)
+        identity = strategy.identity(branch.url)
+        if identity == self._headoffice:
+            raise UsageError(
+                f"{branch.code} is on HeadOffice's own database",
+                "a branch needs a database of its own",
+            )
+        return identity
+
+    def roster(
+        self, lines: Iterable[tuple[str, Entry]], existing: Mapping[str, Branch]
+    ) -> tuple[Listed, ...]:
+        """The branches of a whole file. `existing` by code in lower case.
+
+        Raises UsageError that names the first bad line.
+        """
+        found: list[Listed] = []
+        codes: dict[str, str] = {}
+        identities: dict[str, str] = {}
+        for where, entry in lines:
+            with _at(where):
+                branch, identity = self.branch(entry, existing.get(entry.code.lower()))
+                _once(codes, branch.code.lower(), where, f"the code {branch.code}")
+                _once(identities, identity, where, f"the database of {branch.code}")
+                found.append((branch, identity))
+        return tuple(found)
+
+
+def refuse_typed_password(url: str) -> None:
+    """A command line is in the process list and in the shell's history. Raises UsageError."""
+    if has_password(url):
+        raise UsageError(
+            "a password on the command line can be read by everybody on this machine",
+            "give the URL on standard input with `--url -`, or in a file with `branch import`",
+        )
+
+
+def read_entries(text: str) -> Iterator[tuple[str, Entry]]:
+    """Each entry of a CSV file with a header, or of a JSON list, with the place it stands at.
+
+    Raises UsageError for what is neither, and for unknown columns.
+    """
+    if text.lstrip().startswith(("[", "{")):
+        yield from _json_entries(text)
+    else:
+        yield from _csv_entries(text)
+
+
+def _csv_entries(text: str) -> Iterator[tuple[str, Entry]]:
+    rows = csv.DictReader(io.StringIO(text, newline=""), restkey="", strict=True)
+    _check_columns(rows.fieldnames or ())
+    try:
+        for row in rows:
+            where = f"line {rows.line_num}"
+            with _at(where):
+                if "" in row:
+                    raise UsageError(f"there are more than {len(rows.fieldnames or ())} fields")
+                said = {name: value.strip() for name, value in row.items() if value is not None}
+                yield where, _entry(said)
+    except csv.Error as error:
+        raise UsageError(f"line {rows.line_num}: {error}", "quote fields that hold commas") from None
+
+
+def _json_entries(text: str) -> Iterator[tuple[str, Entry]]:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
+    if not isinstance(content, list):
+        raise UsageError("the JSON document is not a list of branches")
+    for number, row in enumerate(content, 1):
+        where = f"entry {number}"
+        with _at(where):
+            if not isinstance(row, dict):
+                raise UsageError("it is not an object")
+            _check_columns(row)
+            yield where, _entry({name: v for name, v in row.items() if v is not None})
+
+
+def _check_columns(names: Iterable[str]) -> None:
+    given = list(names)
+    strange = [name for name in given if name not in _COLUMNS]
+    missing = [name for name in ("code", "url") if name not in given]
+    if strange or missing:
+        problem = f"unknown column {strange[0]!r}" if strange else f"no column {missing[0]!r}"
+        raise UsageError(problem, f"columns: {', '.join(_COLUMNS)}; code and url are needed")
+
+
+def _entry(said: Mapping[str, Any]) -> Entry:
+    tags = said.get("tags")
+    words = {n: said[n] for n in _COLUMNS if n != "tags" and said.get(n)}
+    if any(not isinstance(value, str) for value in words.values()):
+        raise UsageError("every value but tags is a text")
+    if isinstance(tags, list) and not all(isinstance(tag, str) for tag in tags):
+        raise UsageError("tags is a list of texts")
+    return replace(Entry(code=""), tags=_tags(tags), **words)
+
+
+def _tags(given: str | list[str] | None) -> tuple[str, ...] | None:
+    """As a JSON list, or separated by semicolons."""
+    if not given:
+        return None
+    if isinstance(given, str) and given.startswith("["):
+        try:
+            given = json.loads(given)
+        except json.JSONDecodeError:
+            raise UsageError("tags is neither a JSON list nor separated by semicolons") from None
+    words = given.split(";") if isinstance(given, str) else given
+    return tuple(tag.strip() for tag in words if tag.strip())
+
+
+def _provider(url: str, named: str | None) -> Provider:
+    provider = provider_of(url)
+    if named and named != provider:
+        known = ", ".join(Provider)
+        raise UsageError(
+            f"the provider {named!r} contradicts the URL, which is for {provider}"
+            if named in set(Provider)
+            else f"unknown provider {named!r}",
+            f"leave the provider out, or name the right one of {known}",
+        )
+    return provider
+
+
+def _id(given: str | None, existing: Branch | None) -> str:
+    if not given:
+        return existing.id if existing else str(uuid.uuid4())
+    try:
+        wanted = str(uuid.UUID(given))
+    except ValueError:
+        raise UsageError(
+            f"{given!r} is not a UUID", "leave the id out, and one is made"
+        ) from None
+    if existing and existing.id != wanted:
+        raise UsageError(f"the branch {existing.code} has the id {existing.id}, not {wanted}")
+    return wanted
+
+
+def _first(given: Any, present: Any, default: Any) -> Any:
+    return given if given is not None else present if present is not None else default
+
+
+def _refuse_control(branch: Branch) -> None:
+    for value in (branch.name, branch.url, branch.server or "", *branch.tags):
+        if _CONTROL.search(value):
+            raise UsageError(f"{branch.code}: control characters and line ends are not allowed")
+    if len(branch.name) > 200 or len(branch.server or "") > 255:
+        raise UsageError(f"{branch.code}: a name has at most 200 characters, a server 255")
+
+
+def _once(seen: dict[str, str], key: str, where: str, what: str) -> None:
+    if key in seen:
+        raise UsageError(f"{what} is already in {seen[key]}")
+    seen[key] = where
+
+
+class _at:  # noqa: N801 - reads as a statement
+    """Names the place of whatever goes wrong within."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, BranchmigError) and not error.message.startswith(("line ", "entry ")):
+            raise UsageError(f"{self._where}: {error.message}", error.hint) from None
