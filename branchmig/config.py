@@ -190,7 +190,9 @@ def find(named: Path | None, environ: Mapping[str, str] = os.environ) -> Path | 
     system's. Root never takes the one in the current folder: whoever owns that folder would choose
     what root runs. Raises ConfigError where a named file does not exist.
     """
-    chosen = named or (Path(environ["BRANCHMIG_CONFIG"]) if environ.get("BRANCHMIG_CONFIG") else None)
+    chosen = named or (
+        Path(environ["BRANCHMIG_CONFIG"]) if environ.get("BRANCHMIG_CONFIG") else None
+    )
     if chosen is not None:
         if not chosen.is_file():
             raise ConfigError(
@@ -217,7 +219,9 @@ def load(file: Path) -> tuple[Settings, tuple[str, ...]]:
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+        raise ConfigError(
+            f"{file} is not UTF-8 text: {error.reason} at byte {error.start}"
+        ) from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(
             f"{file} is not valid TOML: {error}", "mend that line; see https://toml.io"

@@ -54,9 +54,7 @@ def upgrade(settings: Settings) -> tuple[str, ...]:
 
     strategy = headoffice_strategy(settings)
     history = History.load(
-        Source(
-            str(packaged("alembic_headoffice")), version_table=VERSION_TABLE.name, probe=False
-        ),
+        Source(str(packaged("alembic_headoffice")), version_table=VERSION_TABLE.name, probe=False),
         strategy.scratch_url,
     )
     url = settings.headoffice.url

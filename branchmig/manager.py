@@ -229,8 +229,6 @@ def skipped(record: Record, reason: SkipReason, detail: str | None = None) -> Ou
     )
 
 
-
-
 def _outcome(
     branch: Branch, previous: BranchState, attempt: Attempt, elapsed: timedelta
 ) -> Outcome:

@@ -106,9 +106,7 @@ class Migrator:
         settings = self.settings
         try:
             snapshot = self.look(branch)
-            steps = self.history(branch.provider).steps(
-                snapshot.heads, settings.migrations.target
-            )
+            steps = self.history(branch.provider).steps(snapshot.heads, settings.migrations.target)
         except BranchmigError as error:
             return ValidationResult(branch, reason=error.message)
         missing = self.strategy(branch.provider).missing_tables(
@@ -167,9 +165,7 @@ class Migrator:
             )
         target = self.settings.migrations.target
         if not target.startswith("+") and not work.history.steps(snapshot.heads, target):
-            missing = work.strategy.missing_tables(
-                snapshot.tables, self.settings.required_tables
-            )
+            missing = work.strategy.missing_tables(snapshot.tables, self.settings.required_tables)
             if missing:
                 findings.append(f"missing tables: {', '.join(missing)}")
         if findings:
@@ -179,9 +175,7 @@ class Migrator:
                 findings=findings,
             )
 
-    def _ended(
-        self, task: Task, work: _Work | None, error: BaseException, fence: Fence
-    ) -> Attempt:
+    def _ended(self, task: Task, work: _Work | None, error: BaseException, fence: Fence) -> Attempt:
         """An attempt that did not go through, as a value."""
         strategy = self._strategies.get(task.branch.provider)
         found = _explained(error, strategy, task.branch)
@@ -413,9 +407,7 @@ class _Work(NoHooks):
             self.strategy.interrupt(self._connection)
 
 
-def _fault(
-    snapshot: Snapshot, missing: tuple[str, ...], pending: tuple[str, ...]
-) -> str | None:
+def _fault(snapshot: Snapshot, missing: tuple[str, ...], pending: tuple[str, ...]) -> str | None:
     """Why a branch is not valid, as a sentence."""
     if not snapshot.exists:
         return "never migrated: there is no database"
@@ -423,7 +415,9 @@ def _fault(
         return "never migrated: there is no version table"
     reasons = []
     if pending:
-        reasons.append(f"behind by {len(pending)} revisions" if len(pending) > 1 else "behind by 1 revision")
+        reasons.append(
+            f"behind by {len(pending)} revisions" if len(pending) > 1 else "behind by 1 revision"
+        )
     if missing:
         reasons.append(f"missing tables: {', '.join(missing)}")
     return "; ".join(reasons) or None
@@ -460,4 +454,3 @@ def _explained(
             found.message += f" [SQL: {' '.join(statement.split())[:400]}]"
         return found
     return MigrationFailed(place(error))
-

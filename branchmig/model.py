@@ -391,5 +391,3 @@ class Filters:
     providers: tuple[Provider, ...] = ()
     statuses: tuple[MigrationStatus, ...] = ()
     shard: tuple[int, int] | None = None
-
-

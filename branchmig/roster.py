@@ -138,7 +138,9 @@ def _csv_entries(text: str) -> Iterator[tuple[str, Entry]]:
                 said = {name: value.strip() for name, value in row.items() if value is not None}
                 yield where, _entry(said)
     except csv.Error as error:
-        raise UsageError(f"line {rows.line_num}: {error}", "quote fields that hold commas") from None
+        raise UsageError(
+            f"line {rows.line_num}: {error}", "quote fields that hold commas"
+        ) from None
 
 
 def _json_entries(text: str) -> Iterator[tuple[str, Entry]]:
@@ -208,9 +210,7 @@ def _id(given: str | None, existing: Branch | None) -> str:
     try:
         wanted = str(uuid.UUID(given))
     except ValueError:
-        raise UsageError(
-            f"{given!r} is not a UUID", "leave the id out, and one is made"
-        ) from None
+        raise UsageError(f"{given!r} is not a UUID", "leave the id out, and one is made") from None
     if existing and existing.id != wanted:
         raise UsageError(f"the branch {existing.code} has the id {existing.id}, not {wanted}")
     return wanted

@@ -33,7 +33,9 @@ class RetryPolicy:
         return min(self.backoff * 2 ** min(max(attempt, 1) - 1, 32), MAX_BACKOFF)
 
 
-def begin(state: BranchState, heads: Heads | None, target: str | None, now: datetime) -> BranchState:
+def begin(
+    state: BranchState, heads: Heads | None, target: str | None, now: datetime
+) -> BranchState:
     """An attempt is about to start from `heads` (None: they could not be read beforehand)."""
     return replace(
         state,

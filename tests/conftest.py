@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
+from office import Office
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -19,3 +21,12 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
     if skipped:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
         reporter.write_line(f"CI=true allows no skips, and there were {skipped}", red=True)
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> Office:
+    """An initialised HeadOffice on SQLite without branches, and default settings."""
+    office = Office(tmp_path)
+    office.configure()
+    office.init()
+    return office

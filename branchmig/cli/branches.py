@@ -175,9 +175,7 @@ def _registrar(manager: BranchMigrationManager) -> Registrar:
     from ..roster import Registrar
 
     url = manager.settings.headoffice.url
-    return Registrar(
-        manager.migrator.strategy, headoffice_strategy(manager.settings).identity(url)
-    )
+    return Registrar(manager.migrator.strategy, headoffice_strategy(manager.settings).identity(url))
 
 
 def _url(given: str | None) -> str | None:
@@ -213,4 +211,6 @@ def _text(file: Path) -> str:
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise UsageError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+        raise UsageError(
+            f"{file} is not UTF-8 text: {error.reason} at byte {error.start}"
+        ) from None

@@ -137,9 +137,7 @@ def status(
     with session.reading() as manager:
         rows = manager.status(_named(manager, branch, chosen))
     rows = tuple(
-        row
-        for row in rows
-        if (row.behind or not behind) and (not status or row.status in status)
+        row for row in rows if (row.behind or not behind) and (not status or row.status in status)
     )
     session.show(lambda: documents.status(rows), lambda: tables.status(rows))
     if check and any(_amiss(row) for row in rows):

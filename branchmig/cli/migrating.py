@@ -275,9 +275,7 @@ def _signalled(manager: BranchMigrationManager) -> int | None:
 def _show_report(session: Session, report: Report, *, prefixed: bool) -> None:
     from ..render import documents, tables
 
-    session.show(
-        lambda: documents.report(report, prefixed=prefixed), lambda: tables.report(report)
-    )
+    session.show(lambda: documents.report(report, prefixed=prefixed), lambda: tables.report(report))
 
 
 def _sinks(session: Session, stack: ExitStack):  # type: ignore[no-untyped-def]

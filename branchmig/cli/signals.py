@@ -45,5 +45,9 @@ def _listen(receiver: socket.socket, fence: Fence) -> None:
                 continue
             again = fence.state.signum is not None
             fence.stop(number)
-            doing = "rolling it back" if again else "finishing the revision in hand (again: roll it back)"
+            doing = (
+                "rolling it back"
+                if again
+                else "finishing the revision in hand (again: roll it back)"
+            )
             print(f"{signal.Signals(number).name}: {doing}", file=sys.stderr)

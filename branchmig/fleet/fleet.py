@@ -155,7 +155,9 @@ def _unchanged(record: Record) -> Outcome:
 def _why(state: BranchState, reason: SkipReason) -> str:
     """A skip in words, for the report and the log."""
     if reason is SkipReason.BACKOFF and state.next_attempt_at:
-        return f"failed {state.retry_count} times, next attempt at {state.next_attempt_at:%H:%M:%SZ}"
+        return (
+            f"failed {state.retry_count} times, next attempt at {state.next_attempt_at:%H:%M:%SZ}"
+        )
     if reason is SkipReason.MANUAL:
         return f"needs a person after {state.retry_count} failed attempts: {state.error}"
     if reason is SkipReason.LEASED:

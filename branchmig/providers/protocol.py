@@ -96,7 +96,7 @@ class MigrationStrategy(Protocol):
         """From now on notice whether the transaction is ended by anybody."""
 
     def end_watch(self, connection: sa.Connection) -> str | None:
-        """"COMMIT" or "ROLLBACK" where the transaction was ended since `begin_watch`."""
+        """ "COMMIT" or "ROLLBACK" where the transaction was ended since `begin_watch`."""
 
     def integrity(self, connection: sa.Connection) -> Any:
         """What is already broken, to be compared by `check_integrity`."""

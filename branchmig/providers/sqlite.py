@@ -40,7 +40,9 @@ _MAGIC = b"SQLite format 3\0"
 _WAL_READ_VERSION = 19
 """Offset of the header byte that is 2 in write-ahead mode (https://sqlite.org/fileformat2.html)."""
 
-_ENDS_TRANSACTION = re.compile(r"\s*(COMMIT|END|ROLLBACK)\b(?!\s+(TRANSACTION\s+)?TO\b)", re.IGNORECASE)
+_ENDS_TRANSACTION = re.compile(
+    r"\s*(COMMIT|END|ROLLBACK)\b(?!\s+(TRANSACTION\s+)?TO\b)", re.IGNORECASE
+)
 
 _KINDS = {
     "SQLITE_BUSY": FailureKind.BUSY,
@@ -341,7 +343,9 @@ class SqliteStrategy:
             return None
         return Counter((row[0], row[2]) for row in found)
 
-    def check_integrity(self, connection: sa.Connection, before: Counter[tuple[str, str]] | None) -> None:
+    def check_integrity(
+        self, connection: sa.Connection, before: Counter[tuple[str, str]] | None
+    ) -> None:
         after = self.integrity(connection)
         if after is None:
             if before is None:

@@ -77,9 +77,7 @@ def _probe(config: Config, script: ScriptDirectory) -> Recording:
     ) from failures[0]
 
 
-def _execute(
-    config: Config, script: ScriptDirectory, recording: Recording, offline: bool
-) -> None:
+def _execute(config: Config, script: ScriptDirectory, recording: Recording, offline: bool) -> None:
     # Never a subclass: the proxies of alembic.context are found by the exact class. They look up
     # names on the instance, so attributes set there override its methods.
     env: Any = EnvironmentContext(

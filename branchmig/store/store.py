@@ -49,7 +49,9 @@ class Store:
     Methods raise HeadOfficeUnreachable or HeadOfficeLocked where the database will not.
     """
 
-    def __init__(self, engine: sa.Engine, explain: Callable[[BaseException], BranchmigError]) -> None:
+    def __init__(
+        self, engine: sa.Engine, explain: Callable[[BaseException], BranchmigError]
+    ) -> None:
         self._engine = engine
         self._explain = explain
 
@@ -64,7 +66,11 @@ class Store:
                 yield connection
         except BranchmigError:
             raise
-        except (sa.exc.DBAPIError, sa.exc.TimeoutError, self._engine.dialect.loaded_dbapi.Error) as error:
+        except (
+            sa.exc.DBAPIError,
+            sa.exc.TimeoutError,
+            self._engine.dialect.loaded_dbapi.Error,
+        ) as error:
             if isinstance(error, sa.exc.IntegrityError):
                 raise
             found = self._explain(error)
@@ -218,9 +224,7 @@ class Store:
             done = connection.execute(
                 sa.update(states)
                 .where(*which)
-                .values(
-                    lock_owner=None, lock_expires_at=None, lock_token=states.c.lock_token + 1
-                )
+                .values(lock_owner=None, lock_expires_at=None, lock_token=states.c.lock_token + 1)
             )
             return done.rowcount == 1
 
@@ -234,9 +238,7 @@ class Store:
 
     # Leases -----------------------------------------------------------------------------------
 
-    def acquire(
-        self, branch: Branch, owner: str, seconds: float, transition: Transition
-    ) -> Lease:
+    def acquire(self, branch: Branch, owner: str, seconds: float, transition: Transition) -> Lease:
         """Take the lease and write the state that `transition` gives, with one conditional UPDATE.
 
         An expired lease is taken over. Raises LeaseHeld with the holder's name.
@@ -327,9 +329,8 @@ class Store:
 
     def last_migration(self, branch: Branch) -> datetime | None:
         """When revisions last landed on a branch by this tool; None: never, or by another."""
-        statement = (
-            sa.select(sa.func.max(outcomes.c.finished_at))
-            .where(outcomes.c.branch_id == branch.id, outcomes.c.applied != ())
+        statement = sa.select(sa.func.max(outcomes.c.finished_at)).where(
+            outcomes.c.branch_id == branch.id, outcomes.c.applied != ()
         )
         with self._transaction() as connection:
             found: datetime | None = connection.execute(statement).scalar()
@@ -441,9 +442,7 @@ def _insert(connection: sa.Connection, branch: Branch, identity: str) -> None:
         )
     )
     connection.execute(
-        sa.insert(states).values(
-            branch_id=branch.id, lock_token=0, **_state_values(BranchState())
-        )
+        sa.insert(states).values(branch_id=branch.id, lock_token=0, **_state_values(BranchState()))
     )
 
 
@@ -481,4 +480,3 @@ def _outcome(run: Run, outcome: Outcome, after: BranchState, now: datetime) -> M
         "finished_at": now,
         "duration_ms": round(outcome.duration.total_seconds() * 1000),
     }
-

@@ -175,9 +175,7 @@ outcomes = sa.Table(
     sa.Column("finished_at", Moment, nullable=False),
     sa.Column("duration_ms", sa.BigInteger, nullable=False),
     sa.PrimaryKeyConstraint("run_id", "branch_id", name="branchmig_outcomes_pk"),
-    sa.ForeignKeyConstraint(
-        ["run_id"], ["branchmig_runs.id"], name="branchmig_outcomes_run_fk"
-    ),
+    sa.ForeignKeyConstraint(["run_id"], ["branchmig_runs.id"], name="branchmig_outcomes_run_fk"),
     sa.Index("branchmig_outcomes_branch_ix", "branch_id", "finished_at"),
 )
 
