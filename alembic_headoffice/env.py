@@ -5,6 +5,8 @@ branchmig runs this history in an environment of its own and never executes this
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import context
 
@@ -16,7 +18,7 @@ def run() -> None:
     url = context.get_x_argument(as_dictionary=True).get("url")
     if not url:
         raise SystemExit("say which HeadOffice: alembic -x url=sqlite:///headoffice.db ...")
-    options = {"target_metadata": metadata, "version_table": VERSION_TABLE.name}
+    options: dict[str, Any] = {"target_metadata": metadata, "version_table": VERSION_TABLE.name}
     if context.is_offline_mode():
         context.configure(url=url, literal_binds=True, **options)
         with context.begin_transaction():

@@ -111,7 +111,7 @@ class BranchBusy(LeaseError):
 
 
 class LeaseLost(LeaseError):
-    """This run's lease is gone, or somebody else moved the branch: stop before the next statement."""
+    """The lease is gone, or somebody else moved the branch: stop before the next statement."""
 
 
 class Stopped(BranchmigError):

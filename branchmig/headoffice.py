@@ -37,7 +37,7 @@ def open_store(settings: Settings) -> Store:
 
 
 def open_reader(settings: Settings) -> Store:
-    """HeadOffice for reading only, by the engine's own word. Raises HeadOfficeVersion, StoreError."""
+    """HeadOffice for reading only, held to it by the engine. Raises as `open_store` does."""
     strategy = _checked(settings)
     return Store(strategy.read_engine(settings.headoffice.url), _explainer(settings, strategy))
 

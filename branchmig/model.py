@@ -1,4 +1,4 @@
-"""The values that everything speaks in: frozen, picklable, without behaviour that touches the world.
+"""The values that everything speaks in: frozen, picklable, touching nothing outside themselves.
 
 Floor 1. A newcomer reads this after the README and before `manager`.
 """
@@ -340,7 +340,7 @@ class MigrationHistory:
 
 @dataclass(frozen=True, slots=True)
 class ValidationResult:
-    """Whether one live branch is what the target promises; `reason` is a sentence where it is not."""
+    """Whether one live branch is what the target promises; `reason`: a sentence, if it is not."""
 
     branch: Branch
     missing_tables: tuple[str, ...] = ()

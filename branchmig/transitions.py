@@ -30,7 +30,7 @@ class RetryPolicy:
     def delay(self, attempt: int) -> timedelta:
         """How long after failed attempt number `attempt` (from 1) the next is due."""
         # The exponent is bounded: 2**1000 seconds is no timedelta.
-        return min(self.backoff * 2 ** min(max(attempt, 1) - 1, 32), MAX_BACKOFF)
+        return min(self.backoff * (1 << min(max(attempt, 1) - 1, 32)), MAX_BACKOFF)
 
 
 def begin(

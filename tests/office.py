@@ -63,7 +63,9 @@ class Office:
             check=False,
         )
         if code is not None:
-            assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+            assert done.returncode == code, (
+                f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+            )
         return done
 
     def json(self, *arguments: str, code: int | None = 0, **options: Any) -> Any:

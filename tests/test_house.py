@@ -94,6 +94,7 @@ def test_a_skip_fails_the_session_in_ci_alone(tmp_path: Path, ci: str, status: i
         *(sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider"),
         *("-c", os.devnull, "--rootdir", tmp_path, test),
         CI=ci,
+        PYTHONPATH=str(Path(__file__).parent),
     )
     assert done.returncode == status, done.stdout
     assert ("CI=true allows no skips, and there were 1" in done.stdout) is (status == 1)

@@ -8,14 +8,12 @@ from typing import Annotated
 import typer
 
 from . import branches, looking, migrating, setup
-from .session import Debug, Json, LogFormat, Session
+from .session import Debug, Json, LogFormat, Session, program_version
 
 
 def _version(asked: bool) -> None:
     if asked:
-        from .. import __version__
-
-        print(f"branchmig {__version__}")
+        print(f"branchmig {program_version()}")
         raise typer.Exit
 
 

@@ -29,6 +29,7 @@ from .session import Session, command, recorded
 if TYPE_CHECKING:
     from ..manager import BranchMigrationManager
     from ..model import Branch, Filters, Record, Report
+    from ..sinks import Sinks
 
 TRY_AGAIN_LATER = 75
 """EX_TEMPFAIL of sysexits.h."""
@@ -278,7 +279,7 @@ def _show_report(session: Session, report: Report, *, prefixed: bool) -> None:
     session.show(lambda: documents.report(report, prefixed=prefixed), lambda: tables.report(report))
 
 
-def _sinks(session: Session, stack: ExitStack):  # type: ignore[no-untyped-def]
+def _sinks(session: Session, stack: ExitStack) -> Sinks:
     """A progress bar on a terminal, a log line a branch otherwise."""
     from ..sinks import LogSink, Sinks
 

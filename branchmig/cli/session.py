@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -143,9 +144,7 @@ def recorded(manager: BranchMigrationManager) -> Iterator[Callable[[int], None]]
 
     Gives a function that takes the exit code; without it the run ends as failed.
     """
-    from .. import __version__
-
-    manager.store.begin_run(manager.run, __version__)
+    manager.store.begin_run(manager.run, program_version())
     codes = [1]
     try:
         yield codes.append
@@ -159,6 +158,11 @@ def recorded(manager: BranchMigrationManager) -> Iterator[Callable[[int], None]]
             if sys.exc_info()[0] is None or len(codes) == 1:
                 raise
             log.warning("the end of this run could not be recorded: %s", error)
+
+
+def program_version() -> str:
+    """The version of branchmig that is installed."""
+    return metadata.version("branchmig")
 
 
 def _run(command: str, target: str | None) -> Run:
@@ -218,7 +222,7 @@ def command(app: typer.Typer, name: str | None = None, **options: Any) -> Callab
         ]
         invoke.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         invoke.__annotations__ = {p.name: p.annotation for p in parameters}
-        del invoke.__wrapped__  # type: ignore[attr-defined]
+        del invoke.__wrapped__
         app.command(name, **options)(invoke)
         return function
 

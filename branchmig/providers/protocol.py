@@ -45,7 +45,7 @@ class MigrationStrategy(Protocol):
     """SQLAlchemy's name for the engine's SQL."""
     capabilities: ClassVar[Capabilities]
     scratch_url: ClassVar[str]
-    """The URL of a database that is empty and nobody's, for running a history's env.py as a probe."""
+    """The URL of an empty database that is nobody's, on which env.py is probed."""
 
     def __init__(self, limits: Limits, folder: Path) -> None: ...
 

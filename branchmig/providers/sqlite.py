@@ -134,7 +134,8 @@ class SqliteStrategy:
             )
         if parsed.host or parsed.username:
             raise UsageError(
-                f"a SQLite URL has three slashes before the path: sqlite:///{parsed.host or 'PATH'}",
+                "a SQLite URL has three slashes before the path: "
+                f"sqlite:///{parsed.host or 'PATH'}",
                 "four for an absolute path: sqlite:////srv/branches/br001.db",
             )
         if not parsed.database or parsed.database == ":memory:":
@@ -397,7 +398,9 @@ class SqliteStrategy:
         ) or (code == "SQLITE_CANTOPEN" and _unfinished(path)):
             return BranchUnusable(f"{path}: {_UNFINISHED[0]}", _UNFINISHED[1])
         sentence, hint = _SENTENCES.get(code, (str(cause), None))
-        kind = BranchUnreachable if _KINDS.get(code) is FailureKind.UNREACHABLE else BranchUnusable
+        kind: type[ProviderError] = (
+            BranchUnreachable if _KINDS.get(code) is FailureKind.UNREACHABLE else BranchUnusable
+        )
         if code not in _SENTENCES:
             kind = ProviderError
         return kind(f"{path}: {mask(sentence)}", hint)
@@ -461,7 +464,8 @@ def _read(driver: sqlite3.Connection, version_table: VersionTable) -> Snapshot:
     tables = {
         name
         for (name,) in driver.execute(
-            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+            "SELECT name FROM sqlite_master "
+            "WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
         )
     }
     own = next((name for name in tables if name.lower() == version_table.name.lower()), None)

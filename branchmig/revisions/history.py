@@ -1,4 +1,4 @@
-"""One Alembic history as loaded into this process: its revisions, and the way from here to there."""
+"""One Alembic history as loaded into this process: its revisions, and the way between two."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a history is, what it needs to load, and loading foreign code without being harmed by it."""
+"""Where a history is and what it needs; loading foreign code without being harmed by it."""
 
 from __future__ import annotations
 

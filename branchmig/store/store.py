@@ -1,4 +1,4 @@
-"""Reading and writing HeadOffice. Every write of a state is conditional and checks its row count."""
+"""Reading and writing HeadOffice. Every write of a state is conditional and counts its rows."""
 
 from __future__ import annotations
 
