@@ -14,7 +14,7 @@ TOOLS := $(VENV)/.tools
 METADATA := pyproject.toml branchmig/__init__.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench soak clean
+.PHONY: help demo test check lint bench soak lowest clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' Makefile
@@ -40,8 +40,14 @@ bench: $(TOOLS) ## measure branchmig beside its peers, all in one run
 soak: $(TOOLS) ## the tests that run for many minutes
 	$(PYTEST) -m soak $(ARGS)
 
+lowest: ## the tests with the oldest releases of every library that is allowed
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip --disable-pip-version-check install --quiet \
+	    --constraint tests/lowest.txt --editable '.[dev,histories,all]'
+	.venv-lowest/bin/python -m pytest $(ARGS)
+
 clean: ## remove .venv and everything that the tools left
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-lowest build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:

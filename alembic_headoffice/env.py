@@ -1,4 +1,4 @@
-"""For plain `alembic` commands on a HeadOffice, such as `alembic -n headoffice history`.
+"""For plain `alembic` commands on a HeadOffice, by the alembic.ini beside this file.
 
 branchmig runs this history in an environment of its own and never executes this file.
 """

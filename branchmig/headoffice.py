@@ -5,7 +5,8 @@ Floor 5.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -15,10 +16,12 @@ from .errors import (
     BranchBusy,
     BranchmigError,
     ConfigError,
+    DatabaseMissing,
     HeadOfficeLocked,
     HeadOfficeUnreachable,
     HeadOfficeVersion,
     LeaseLost,
+    StoreError,
     UsageError,
 )
 from .model import Snapshot, Step
@@ -32,13 +35,17 @@ _RACES = 10
 
 def open_store(settings: Settings) -> Store:
     """HeadOffice for reading and writing. Raises HeadOfficeVersion, StoreError."""
-    strategy = _checked(settings)
+    strategy = headoffice_strategy(settings)
+    _require(_look_as_writer(settings, strategy))
     return Store(strategy.engine(settings.headoffice.url), _explainer(settings, strategy))
 
 
 def open_reader(settings: Settings) -> Store:
     """HeadOffice for reading only, held to it by the engine. Raises as `open_store` does."""
-    strategy = _checked(settings)
+    strategy = headoffice_strategy(settings)
+    with _as_store_errors(settings, strategy):
+        snapshot = strategy.inspect(settings.headoffice.url, VERSION_TABLE)
+    _require(snapshot)
     return Store(strategy.read_engine(settings.headoffice.url), _explainer(settings, strategy))
 
 
@@ -48,50 +55,65 @@ def upgrade(settings: Settings) -> tuple[str, ...]:
     Any number of callers may do so at once. Raises HeadOfficeVersion where it is newer than this
     program, StoreError where it cannot be written.
     """
+    strategy = headoffice_strategy(settings)
+    for _ in range(_RACES):
+        snapshot = _look_as_writer(settings, strategy)
+        _refuse_newer(snapshot)
+        if snapshot.heads == REVISIONS[-1:]:
+            return ()
+        with suppress(LeaseLost), _as_store_errors(settings, strategy):
+            return _upgraded(settings, strategy, snapshot)
+    raise HeadOfficeLocked("HeadOffice is being upgraded by others again and again", "try again")
+
+
+def _upgraded(
+    settings: Settings, strategy: MigrationStrategy, snapshot: Snapshot
+) -> tuple[str, ...]:
+    """Run HeadOffice's own history. Raises LeaseLost where another is quicker."""
     from .revisions.environment import run
     from .revisions.history import History
     from .revisions.source import Source
 
-    strategy = headoffice_strategy(settings)
-    history = History.load(
-        Source(str(packaged("alembic_headoffice")), version_table=VERSION_TABLE.name, probe=False),
-        strategy.scratch_url,
+    source = Source(
+        str(packaged("alembic_headoffice")), version_table=VERSION_TABLE.name, probe=False
     )
+    history = History.load(source, strategy.scratch_url)
     url = settings.headoffice.url
-    for _ in range(_RACES):
-        snapshot = look(settings, strategy)
-        if _newer(snapshot):
-            raise _too_new(snapshot)
-        steps = history.steps(snapshot.heads, "head")
-        if not steps:
-            return ()
+    strategy.create(url)
+    with strategy.connect(url) as connection, strategy.lock(connection):
+        hooks = _Landed(strategy, connection)
+        run(
+            history,
+            connection,
+            history.steps(snapshot.heads, "head"),
+            hooks,
+            transactional_ddl=strategy.capabilities.transactional_ddl,
+        )
+    return tuple(hooks.applied)
+
+
+def _look_as_writer(settings: Settings, strategy: MigrationStrategy) -> Snapshot:
+    """What HeadOffice holds, after whatever a killed writer left has been recovered."""
+    url = settings.headoffice.url
+    with _as_store_errors(settings, strategy):
         try:
-            strategy.create(url)
-            with strategy.connect(url) as connection, strategy.lock(connection):
-                hooks = _Landed(strategy, connection)
-                run(
-                    history,
-                    connection,
-                    steps,
-                    hooks,
-                    transactional_ddl=strategy.capabilities.transactional_ddl,
-                )
-            return tuple(hooks.applied)
-        except LeaseLost:
-            continue
-        except BranchmigError as error:
-            raise _unusable(error) from error
-        except Exception as error:
-            raise _unusable(strategy.explain(error, url)) from error
-    raise HeadOfficeLocked("HeadOffice is being upgraded by others again and again", "try again")
+            with strategy.connect(url) as connection:
+                return strategy.read(connection, VERSION_TABLE)
+        except DatabaseMissing:
+            return Snapshot(exists=False, versioned=False)
 
 
-def look(settings: Settings, strategy: MigrationStrategy) -> Snapshot:
-    """What HeadOffice's database holds, changing nothing. Raises StoreError."""
+@contextmanager
+def _as_store_errors(settings: Settings, strategy: MigrationStrategy) -> Iterator[None]:
+    """Whatever HeadOffice's engine complains of is an error of HeadOffice, not of a branch."""
     try:
-        return strategy.inspect(settings.headoffice.url, VERSION_TABLE)
-    except BranchmigError as error:
-        raise _unusable(error) from error
+        yield
+    except (LeaseLost, ConfigError, StoreError):
+        raise
+    except Exception as error:
+        found = strategy.explain(error, settings.headoffice.url)
+        kind = HeadOfficeLocked if isinstance(found, BranchBusy) else HeadOfficeUnreachable
+        raise kind(f"HeadOffice: {found.message}", found.hint) from error
 
 
 def headoffice_strategy(settings: Settings) -> MigrationStrategy:
@@ -137,37 +159,27 @@ class _Landed(NoHooks):
         self.applied.append(step.revision)
 
 
-def _checked(settings: Settings) -> MigrationStrategy:
-    strategy = headoffice_strategy(settings)
-    snapshot = look(settings, strategy)
-    if _newer(snapshot):
-        raise _too_new(snapshot)
+def _require(snapshot: Snapshot) -> None:
+    """Raise HeadOfficeVersion unless HeadOffice is at the version that this program needs."""
+    _refuse_newer(snapshot)
     if snapshot.heads != REVISIONS[-1:]:
-        found = f"is at {snapshot.heads[0]}" if snapshot.heads else "has no tables yet"
+        found = "has no tables yet" if snapshot.exists else "does not exist yet"
+        found = f"is at {snapshot.heads[0]}" if snapshot.heads else found
         raise HeadOfficeVersion(
             f"HeadOffice {found}; this program needs {REVISIONS[-1]}",
             "run `branchmig init`, which creates and upgrades it",
         )
-    return strategy
 
 
-def _newer(snapshot: Snapshot) -> Sequence[str]:
-    return [head for head in snapshot.heads if head not in REVISIONS]
-
-
-def _too_new(snapshot: Snapshot) -> HeadOfficeVersion:
-    return HeadOfficeVersion(
-        f"HeadOffice is at {', '.join(snapshot.heads)}, which this program does not know",
-        "it was upgraded by a newer branchmig: upgrade the program on this host",
-    )
+def _refuse_newer(snapshot: Snapshot) -> None:
+    if set(snapshot.heads) - set(REVISIONS):
+        raise HeadOfficeVersion(
+            f"HeadOffice is at {', '.join(snapshot.heads)}, which this program does not know",
+            "it was upgraded by a newer branchmig: upgrade the program on this host",
+        )
 
 
 def _explainer(
     settings: Settings, strategy: MigrationStrategy
 ) -> Callable[[BaseException], BranchmigError]:
     return lambda error: strategy.explain(error, settings.headoffice.url)
-
-
-def _unusable(error: BranchmigError) -> BranchmigError:
-    kind = HeadOfficeLocked if isinstance(error, BranchBusy) else HeadOfficeUnreachable
-    return kind(f"HeadOffice: {error.message}", error.hint)

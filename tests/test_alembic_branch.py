@@ -296,17 +296,17 @@ def test_the_offline_script_builds_what_alembic_builds(shop: Shop) -> None:
     assert scripted == schema_of(shop.engine())
 
 
-def test_the_url_comes_from_x_then_the_environment_then_the_settings(shop: Shop) -> None:
+def test_the_url_comes_from_x_then_the_settings_then_the_environment(shop: Shop) -> None:
     def databases() -> set[str]:
         return {file.name for file in shop.ini.parent.glob("*.db")}
 
-    shop.set_options("sqlalchemy.url = sqlite:///settings.db")
-    alembic(shop.ini, "-x", "url=sqlite:///x.db", "upgrade", "head", BRANCH_URL="sqlite:///env.db")
-    assert databases() == {"x.db"}
     alembic(shop.ini, "upgrade", "head", BRANCH_URL="sqlite:///env.db")
-    assert databases() == {"x.db", "env.db"}
-    alembic(shop.ini, "upgrade", "head")
-    assert databases() == {"x.db", "env.db", "settings.db"}
+    assert databases() == {"env.db"}
+    shop.set_options("sqlalchemy.url = sqlite:///settings.db")
+    alembic(shop.ini, "upgrade", "head", BRANCH_URL="sqlite:///env.db")
+    assert databases() == {"env.db", "settings.db"}
+    alembic(shop.ini, "-x", "url=sqlite:///x.db", "upgrade", "head", BRANCH_URL="sqlite:///env.db")
+    assert databases() == {"env.db", "settings.db", "x.db"}
 
 
 def test_without_a_url_alembic_names_the_three_places_for_it(shop: Shop) -> None:
