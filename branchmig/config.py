@@ -7,20 +7,21 @@ environment for settings. Every relative path in it counts from the file's folde
 from __future__ import annotations
 
 import difflib
+import json
 import os
+import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    SettingsError,
 )
 
 from . import trust
@@ -50,8 +51,12 @@ RETAIL_TABLES = (
 """The tables that the reference history promises; the default of `validation.required_tables`."""
 
 
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda given: () if given == "" else given)]
+"""A list of texts; an empty variable is an empty list."""
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class HeadOfficeSettings(_Section):
@@ -65,13 +70,13 @@ class MigrationSettings(_Section):
 
     script_location: str = RETAIL_HISTORY
     target: str = "head"
-    version_locations: tuple[str, ...] = ()
+    version_locations: Names = ()
     version_table: str | None = None
     version_table_schema: str | None = None
     target_metadata: str | None = None
-    preload: tuple[str, ...] = ()
-    prepend_sys_path: tuple[str, ...] = ()
-    x_args: tuple[str, ...] = ()
+    preload: Names = ()
+    prepend_sys_path: Names = ()
+    x_args: Names = ()
     ini: str | None = None
     attributes: dict[str, Any] = Field(default_factory=dict)
     environ: dict[str, str] = Field(default_factory=dict)
@@ -82,7 +87,7 @@ class MigrationSettings(_Section):
 class ValidationSettings(_Section):
     """`required_tables`: None stands for the default of the history in use."""
 
-    required_tables: tuple[str, ...] | None = None
+    required_tables: Names | None = None
 
 
 class RunSettings(_Section):
@@ -172,10 +177,18 @@ class Settings(BaseSettings):
 class _Environment(EnvSettingsSource):
     """Environment variables, with lists separated by commas as operators write them."""
 
+    def __call__(self) -> dict[str, Any]:
+        # Only sections: `file` is no setting, and BRANCHMIG_FILE no variable of ours.
+        return {name: value for name, value in super().__call__().items() if name in _SECTIONS}
+
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
         if isinstance(value, str) and not value.lstrip().startswith(("[", "{")):
             return [part.strip() for part in value.split(",") if part.strip()]
-        return super().decode_complex_value(field_name, field, value)
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            # As it is, it is no list and no table: the check that follows names the variable.
+            return value
 
 
 def packaged(history: str) -> Path:
@@ -194,17 +207,33 @@ def find(named: Path | None, environ: Mapping[str, str] = os.environ) -> Path | 
         Path(environ["BRANCHMIG_CONFIG"]) if environ.get("BRANCHMIG_CONFIG") else None
     )
     if chosen is not None:
-        if not chosen.is_file():
+        if not _is_file(chosen):
             raise ConfigError(
                 f"there is no settings file {chosen}",
                 "name an existing file with --config or BRANCHMIG_CONFIG, "
                 "or run `branchmig init` in the folder that shall hold it",
             )
         return chosen.absolute()
-    here = Path(FILE_NAME).absolute()
-    if os.geteuid() != 0 and here.is_file():
-        return here
-    return SYSTEM_FILE if SYSTEM_FILE.is_file() else None
+    if os.geteuid() != 0 and _is_file(Path(FILE_NAME)):
+        return Path(FILE_NAME).absolute()
+    return SYSTEM_FILE if _is_file(SYSTEM_FILE) else None
+
+
+def _is_file(path: Path) -> bool:
+    """Raises ConfigError where this user may not even see whether there is one."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(file: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"{file} cannot be read: {error.strerror}",
+        "let the user that runs this read it, or name another one with --config",
+    )
 
 
 def load(file: Path) -> tuple[Settings, tuple[str, ...]]:
@@ -214,54 +243,87 @@ def load(file: Path) -> tuple[Settings, tuple[str, ...]]:
     nearest known one), a wrong value, or open to strangers and run as root.
     """
     warnings = tuple(trust.check([file, file.parent]))
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{file} is not UTF-8 text: {error.reason} at byte {error.start}"
-        ) from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(
-            f"{file} is not valid TOML: {error}", "mend that line; see https://toml.io"
-        ) from error
+    content = _parsed(file)
     _refuse_unknown_sections(file, content)
     try:
         settings = Settings(**content, file=file)
     except ValidationError as error:
         raise _explain(file, error) from None
-    except SettingsError as error:
-        cause = f": {error.__cause__}" if error.__cause__ else ""
-        raise ConfigError(f"the environment holds a wrong setting: {error}{mask(cause)}") from None
     remember_url(settings.headoffice.url)
     return settings, warnings
 
 
+def _parsed(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+        return tomllib.loads(text)
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{file} is not UTF-8 text: {error.reason} at byte {error.start}", "save it as UTF-8"
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        lines = text.split("\n")
+        end = f"at line {len(lines)}, column {len(lines[-1]) + 1}"
+        raise ConfigError(
+            f"{file} is not valid TOML: {str(error).replace('at end of document', end)}",
+            "mend that line; see https://toml.io",
+        ) from error
+
+
 def _refuse_unknown_sections(file: Path, content: Mapping[str, Any]) -> None:
-    sections = [name for name in Settings.model_fields if name != "file"]
     for name, value in content.items():
-        if name not in sections:
-            raise ConfigError(f"{file}: unknown section [{name}]", _nearest(name, sections))
+        if name not in _SECTIONS:
+            raise ConfigError(f"{file}: unknown section [{name}]", _nearest(name, _SECTIONS))
         if not isinstance(value, dict):
-            raise ConfigError(f"{file}: {name} is a section and wants a header [{name}]")
+            raise ConfigError(
+                f"{file}: {name} is a section, not a key", f"write [{name}] above its keys"
+            )
 
 
 def _explain(file: Path, error: ValidationError) -> ConfigError:
-    """The first thing wrong, as a sentence that names the section and the key."""
+    """The first thing wrong, as a sentence that names where it stands and what was expected."""
     first = error.errors()[0]
     section, *path = (str(part) for part in first["loc"])
-    where = f"{file} or the environment: [{section}]"
+    if not path:
+        return ConfigError(
+            f"BRANCHMIG_{section.upper()} is a section, not a key",
+            f"set BRANCHMIG_{section.upper()}_<KEY> instead",
+        )
+    key = path[0]
+    defaults = getattr(_DEFAULTS, section)
+    variable = _variable(section, key)
     if first["type"] == "extra_forbidden":
-        known = list(type(getattr(_DEFAULTS, section)).model_fields)
-        return ConfigError(f"{where} has no key {path[0]!r}", _nearest(path[0], known))
-    key = ".".join(path)
-    return ConfigError(f"{where} {key}: {first['msg']}, not {mask(repr(first['input']))}")
+        where = variable or file
+        known = list(type(defaults).model_fields)
+        return ConfigError(f"{where}: [{section}] has no key {key!r}", _nearest(key, known))
+    wanted = first["msg"].replace("Input", "it")
+    for python, toml in (("valid dictionary", "table"), ("valid tuple", "list")):
+        wanted = wanted.replace(python, toml)
+    return ConfigError(
+        f"{variable or f'{file}: [{section}] {key}'}: {wanted}, not {mask(repr(first['input']))}",
+        "a list is written a,b,c here, a table as JSON"
+        if variable
+        else f"the default is {_toml(getattr(defaults, key))}",
+    )
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def _variable(section: str, key: str) -> str | None:
+    """The environment variable that sets a key, as it is spelt, if one does."""
+    wanted = f"branchmig_{section}_{key}".lower()
+    return next((name for name in os.environ if name.lower() == wanted), None)
+
+
+def _toml(default: Any) -> str:
+    """A default as the settings file would have it; None is what no key stands for."""
+    return "to leave it out" if default is None else json.dumps(default)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known)}"
 
 
+_SECTIONS = tuple(name for name in Settings.model_fields if name != "file")
 _DEFAULTS = Settings.model_construct(file=Path())

@@ -17,11 +17,13 @@ from .errors import (
     BranchmigError,
     ConfigError,
     DatabaseMissing,
+    DriverMissing,
     HeadOfficeLocked,
     HeadOfficeUnreachable,
     HeadOfficeVersion,
     LeaseLost,
     StoreError,
+    UnsupportedProvider,
     UsageError,
 )
 from .model import Snapshot, Step
@@ -117,14 +119,14 @@ def _as_store_errors(settings: Settings, strategy: MigrationStrategy) -> Iterato
 
 
 def headoffice_strategy(settings: Settings) -> MigrationStrategy:
-    """The strategy of HeadOffice's engine. Raises ConfigError for a URL that names none."""
+    """The strategy of HeadOffice's engine. Raises ConfigError for a URL that none can open."""
     given = settings.run
     limits = Limits(given.connect_timeout, max(given.lock_timeout, 5), 0)
     try:
         strategy = strategy_for(provider_of(settings.headoffice.url), limits, settings.folder)
         strategy.check_url(settings.headoffice.url)
         return strategy
-    except UsageError as error:
+    except (UsageError, UnsupportedProvider, DriverMissing) as error:
         raise ConfigError(f"[headoffice] url: {error.message}", error.hint) from None
 
 

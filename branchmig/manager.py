@@ -7,13 +7,21 @@ process; HeadOffice is `store`'s; every rule of what follows what is `transition
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from . import transitions
 from .config import Settings
-from .errors import LeaseHeld, LeaseLost, NotAdopted, UsageError
+from .errors import (
+    BranchmigError,
+    LeaseHeld,
+    LeaseLost,
+    NotAdopted,
+    StateConflict,
+    UsageError,
+)
 from .fence import Fence
 from .lease import hold
 from .migrator import Migrator
@@ -23,6 +31,7 @@ from .model import (
     BranchState,
     BranchStatus,
     Heads,
+    Lease,
     MigrationHistory,
     MigrationStatus,
     Outcome,
@@ -142,7 +151,8 @@ class BranchMigrationManager:
     ) -> Outcome:
         """Take the lease, writing the state that `begin` gives, have the work done, record it.
 
-        A lease that another run holds is an outcome, not an error. Raises StoreError.
+        A lease that another run holds is an outcome, not an error. Raises StoreError, and
+        UnknownBranch where it has been removed.
         """
         branch = record.branch
         started = time.monotonic()
@@ -150,18 +160,34 @@ class BranchMigrationManager:
         try:
             with hold(self.store, branch, self.run.id, seconds, self.fence, begin) as lease:
                 task = Task(branch, target, lease.previous.heads, create)
-                attempt = work(task, self.fence)
+                with self._given_back(lease):
+                    attempt = work(task, self.fence)
                 elapsed = timedelta(seconds=time.monotonic() - started)
                 outcome = _outcome(branch, lease.previous, attempt, elapsed)
                 change = self._conclusion(lease.previous, attempt)
                 state = self.store.conclude(lease, change, self.run, outcome)
                 return replace(outcome, status=state.status)
-        except LeaseHeld as error:
+        except (LeaseHeld, StateConflict) as error:
             return skipped(record, SkipReason.LEASED, error.message)
         except LeaseLost as error:
             # Whoever has the lease now records what is true; of ours only the report remains.
             landed = attempt.applied
             return replace(skipped(record, SkipReason.LEASED, error.message), applied=landed)
+
+    @contextmanager
+    def _given_back(self, lease: Lease) -> Iterator[None]:
+        """Within, whatever is raised gives the lease back at once, everything as it was before."""
+        try:
+            yield
+        except BaseException:
+            with suppress(BranchmigError):
+                self.store.conclude(
+                    lease,
+                    lambda state, now: transitions.restore(state, lease.previous, None),
+                    self.run,
+                    None,
+                )
+            raise
 
     def _conclusion(
         self, previous: BranchState, attempt: Attempt
@@ -197,14 +223,8 @@ class BranchMigrationManager:
 
         seconds = self.settings.run.lease_seconds
         with hold(self.store, branch, self.run.id, seconds, self.fence, begin) as lease:
-            previous = lease.previous
-            try:
+            with self._given_back(lease):
                 heads = self.migrator.baseline(branch, revision, self.fence)
-            except BaseException:
-                self.store.conclude(
-                    lease, lambda s, now: transitions.restore(s, previous, None), self.run, None
-                )
-                raise
             outcome = Outcome(
                 branch, Verdict.UNCHANGED, MigrationStatus.PENDING, (), heads,
                 detail=f"baseline {revision}",

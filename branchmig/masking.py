@@ -18,7 +18,12 @@ _DSN_PASSWORD = re.compile(
     re.IGNORECASE,
 )
 
+_SHORTEST = 4
+
 _known: set[str] = set()
+_lengths: dict[str, set[int]] = {}
+"""How long the known secrets are, by their first characters: a fleet has thousands of them, and a
+line of text must not be searched for each."""
 
 
 def remember(secret: str | None) -> None:
@@ -27,8 +32,13 @@ def remember(secret: str | None) -> None:
     Secrets shorter than four characters are left to the patterns: replacing them everywhere would
     garble every message without hiding anything.
     """
-    if secret and len(secret) >= 4:
-        _known.update({secret, quote(secret, safe=""), quote_plus(secret), repr(secret)[1:-1]})
+    if not secret or len(secret) < _SHORTEST:
+        return
+    # What need not be quoted differs: SQLAlchemy leaves blanks and pluses.
+    quoted = [quote(secret, safe=safe) for safe in ("", "/", " +")]
+    for form in {secret, *quoted, quote_plus(secret), repr(secret)[1:-1]}:
+        _known.add(form)
+        _lengths.setdefault(form[:_SHORTEST], set()).add(len(form))
 
 
 def remember_url(url: str) -> None:
@@ -45,11 +55,26 @@ def remember_url(url: str) -> None:
 
 def mask(text: str) -> str:
     """`text` with every password that is known or looks like one replaced by stars."""
-    # Longest first: a secret may be a part of another one.
-    for secret in sorted(_known, key=len, reverse=True):
-        text = text.replace(secret, STARS)
-    text = _URL_PASSWORD.sub(rf"\g<head>{STARS}@", text)
+    text = _URL_PASSWORD.sub(rf"\g<head>{STARS}@", _without_known(text))
     return _DSN_PASSWORD.sub(rf"\g<head>{STARS}", text)
+
+
+def _without_known(text: str) -> str:
+    if not _known:
+        return text
+    parts = []
+    end = 0
+    places = range(len(text) - _SHORTEST + 1)
+    for start in [i for i in places if text[i : i + _SHORTEST] in _lengths]:
+        lengths = _lengths[text[start : start + _SHORTEST]]
+        found = max((n for n in lengths if text[start : start + n] in _known), default=0)
+        if not found:
+            continue
+        if start >= end:
+            parts += [text[end:start], STARS]
+        # One secret may begin within another, and end behind it.
+        end = max(end, start + found)
+    return "".join([*parts, text[end:]])
 
 
 def mask_url(url: str) -> str:

@@ -7,67 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import StrEnum
 
 from .masking import mask, mask_url
-
-
-class Provider(StrEnum):
-    """A database engine that a branch may live on. MySQL includes MariaDB."""
-
-    SQLITE = "sqlite"
-    SQLSERVER = "sqlserver"
-    POSTGRESQL = "postgresql"
-    MYSQL = "mysql"
-
-
-class MigrationStatus(StrEnum):
-    """What HeadOffice remembers of a branch. Exactly these five."""
-
-    PENDING = "Pending"
-    IN_PROGRESS = "InProgress"
-    COMPLETED = "Completed"
-    FAILED = "Failed"
-    MANUAL = "RequiresManualIntervention"
-
-
-class Verdict(StrEnum):
-    """What one run did to one branch; kept apart from the status that is persisted."""
-
-    MIGRATED = "migrated"
-    UNCHANGED = "unchanged"
-    SKIPPED = "skipped"
-    FAILED = "failed"
-
-
-class SkipReason(StrEnum):
-    """Why a run left a branch alone."""
-
-    BACKOFF = "backoff"
-    MANUAL = "manual"
-    LEASED = "leased"
-    BUSY = "busy"
-    PINNED = "pinned"
-    STOPPED = "stopped"
-
-
-class Direction(StrEnum):
-    UPGRADE = "upgrade"
-    DOWNGRADE = "downgrade"
-
-
-class FailureKind(StrEnum):
-    """What a strategy's `classify` makes of an exception.
-
-    Only BUSY and TRANSIENT may be tried again within a run; only UNREACHABLE is waited for under
-    `retry.unreachable = "wait"`.
-    """
-
-    BUSY = "busy"
-    TRANSIENT = "transient"
-    UNREACHABLE = "unreachable"
-    PERMANENT = "permanent"
-
+from .terms import Direction as Direction
+from .terms import FailureKind as FailureKind
+from .terms import MigrationStatus as MigrationStatus
+from .terms import Provider as Provider
+from .terms import SkipReason as SkipReason
+from .terms import Verdict as Verdict
 
 Heads = tuple[str, ...]
 """Revisions that a database stands at, sorted; empty: none."""

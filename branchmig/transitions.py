@@ -92,11 +92,14 @@ def fail(
 def restore(state: BranchState, previous: BranchState, heads: Heads | None) -> BranchState:
     """The attempt ended without a result (busy, stopped): as before, but for heads that moved.
 
-    A branch of which some revisions landed is no longer Completed at what it was.
+    A branch of which some revisions landed is no longer Completed at what it was; InProgress was
+    left by a run that was killed, and says only what its failures before that say.
     """
     moved = heads is not None and heads != previous.heads
     status = previous.status
-    if status is MigrationStatus.IN_PROGRESS or (moved and status is MigrationStatus.COMPLETED):
+    if status is MigrationStatus.IN_PROGRESS and previous.retry_count:
+        status = MigrationStatus.FAILED
+    elif status is MigrationStatus.IN_PROGRESS or (moved and status is MigrationStatus.COMPLETED):
         status = MigrationStatus.PENDING
     return replace(
         state,
@@ -144,17 +147,16 @@ def held_back(state: BranchState, now: datetime, policy: RetryPolicy) -> SkipRea
     """Why `apply-all` leaves this branch alone now, or None where it may be attempted.
 
     InProgress under an expired lease is what a killed run left: it is taken over at once, unless
-    the failures before it already call for a person.
+    the failures before it already call for a person. Only a success or a person forgets those.
     """
     if state.pinned:
         return SkipReason.PINNED
     if is_locked(state, now):
         return SkipReason.LEASED
-    if state.status is MigrationStatus.MANUAL:
+    if state.status is MigrationStatus.MANUAL or state.retry_count >= policy.max_attempts:
         return SkipReason.MANUAL
     if state.status is MigrationStatus.IN_PROGRESS:
-        exhausted = state.retry_count >= policy.max_attempts
-        return SkipReason.MANUAL if exhausted else None
+        return None
     due = state.next_attempt_at
     if due is not None and due > now + DUE_TOLERANCE:
         return SkipReason.BACKOFF

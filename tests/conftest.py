@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from office import Office
+from processes import Family
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -30,3 +31,15 @@ def office(tmp_path: Path) -> Office:
     office.configure()
     office.init()
     return office
+
+
+@pytest.fixture
+def family(office: Office) -> Iterator[Family]:
+    """The processes that `office` starts. None may outlive the test."""
+    family = Family()
+    office.environ.update(family.environ)
+    yield family
+    try:
+        family.gone()
+    finally:
+        family.end()

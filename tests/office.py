@@ -74,15 +74,14 @@ class Office:
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         """Start the program, to be signalled or killed."""
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(
             self.command(*arguments),
             cwd=self.folder,
             env=self.environment(),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
             text=True,
-            **options,
+            **{**pipes, **options},
         )
 
     def init(self) -> None:

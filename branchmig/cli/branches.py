@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UsageError
-from ..model import Provider
+from ..terms import Provider
 from .options import BranchName, Yes
 from .session import Session, command
 
@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
 
 def add(
     session: Session,
-    code: Annotated[str, typer.Argument(help="Its code, unique whatever the case.")],
+    code: Annotated[str, typer.Argument(metavar="CODE", help="Unique whatever the case.")],
     url: Annotated[str, typer.Option(help="SQLAlchemy URL; - reads it from standard input.")],
     name: Name = None,
     provider: Engine = None,
@@ -63,7 +63,7 @@ def add(
         tags=tuple(tag) if tag else None, id=id,
     )  # fmt: skip
     with session.writing("branch add") as manager:
-        branch, identity = _registrar(manager).branch(entry)
+        branch, identity = _registrar(manager).new(entry)
         manager.store.add(branch, identity)
     _warn_stored_password(branch.url)
     if apply:
@@ -117,14 +117,18 @@ def update(
     from ..render import documents, tables
     from ..roster import Entry
 
+    if tag and no_tags:
+        raise UsageError("--tag and --no-tags contradict each other", "leave one of the two out")
     tags = () if no_tags else tuple(tag) if tag else None
+    if (url, name, server, tags, active) == (None,) * 5:
+        raise UsageError("nothing to change is named", "`branchmig branch update -h` shows what is")
     with session.writing("branch update") as manager:
         present = manager.store.record(branch).branch
         entry = Entry(
             code=present.code, url=_url(url), name=name, server=server, tags=tags,
             is_active=active,
         )  # fmt: skip
-        changed, identity = _registrar(manager).branch(entry, present)
+        changed, identity = _registrar(manager).changed(entry, present)
         manager.store.update(changed, identity)
     session.show(lambda: documents.branch(changed), lambda: tables.branch(changed))
 
@@ -136,9 +140,11 @@ def remove(session: Session, branch: BranchName, yes: Yes = False) -> None:
     """
     from ..render import documents
 
-    with session.writing("branch remove") as manager:
+    with session.reading() as manager:
         found = manager.store.record(branch).branch
-        session.confirm(f"Forget the branch {found.code}?", yes)
+    # Before signals are listened to, so that Ctrl-C still answers it.
+    session.confirm(f"Forget the branch {found.code}?", yes)
+    with session.writing("branch remove") as manager:
         manager.store.remove(found)
     session.tell(lambda: documents.branch(found), f"{found.code} is forgotten.")
 
@@ -149,8 +155,9 @@ def import_branches(
 ) -> None:
     """Add and update branches from a file: all of it, or nothing where a line is wrong.
 
-    CSV with the header code,name,url,provider,server,tags,id (code and url are needed, in any
-    order; tags separated by semicolons), or a JSON list of objects with these keys.
+    CSV with the header code,name,url,provider,server,tags,id: any order,
+    code and url are needed, tags are separated by semicolons.
+    Or a JSON list of objects with these keys.
 
     Example: branchmig branch import branches.csv
     """
@@ -158,8 +165,7 @@ def import_branches(
 
     entries = list(read_entries(_text(file)))
     with session.writing("branch import") as manager:
-        existing = {r.branch.code.lower(): r.branch for r in manager.store.records()}
-        listed = _registrar(manager).roster(entries, existing)
+        listed = _registrar(manager).roster(entries)
         added, changed = manager.store.put(listed)
     for branch, _ in listed:
         _warn_stored_password(branch.url)
@@ -175,7 +181,11 @@ def _registrar(manager: BranchMigrationManager) -> Registrar:
     from ..roster import Registrar
 
     url = manager.settings.headoffice.url
-    return Registrar(manager.migrator.strategy, headoffice_strategy(manager.settings).identity(url))
+    return Registrar(
+        manager.migrator.strategy,
+        headoffice_strategy(manager.settings).identity(url),
+        [record.branch for record in manager.store.records()],
+    )
 
 
 def _url(given: str | None) -> str | None:
@@ -190,7 +200,7 @@ def _url(given: str | None) -> str | None:
         return given
     url = sys.stdin.readline().strip()
     if not url:
-        raise UsageError("standard input holds no URL", "echo sqlite:///br001.db | ... --url -")
+        raise UsageError("standard input holds no URL", "write the URL on its first line")
     remember_url(url)
     return url
 
@@ -209,8 +219,11 @@ def _text(file: Path) -> str:
             return sys.stdin.buffer.read().decode("utf-8-sig")
         return file.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror}") from None
+        raise UsageError(
+            f"{file} cannot be read: {error.strerror}", "name a file, or - for standard input"
+        ) from None
     except UnicodeDecodeError as error:
         raise UsageError(
-            f"{file} is not UTF-8 text: {error.reason} at byte {error.start}"
+            f"{file} is not UTF-8 text: {error.reason} at byte {error.start}",
+            "save it as CSV in UTF-8",
         ) from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable
 
@@ -22,15 +21,24 @@ def run() -> None:
     """Run the program and exit."""
     from .app import app
 
+    _open_standard_streams()
     with contextlib.suppress(ValueError):
         # Block-buffered logs would come long after what they tell of.
         sys.stderr.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    code = _guarded(lambda: app(standalone_mode=False))
+    code = _guarded(lambda: app(prog_name="branchmig", standalone_mode=False))
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError:
         silence_stdout()
     sys.exit(code)
+
+
+def _open_standard_streams() -> None:
+    """Whoever starts us may have closed them; the next file to be opened, a database, would then
+    stand in their place (https://sqlite.org/howtocorrupt.html, section 2.1)."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
 
 
 def silence_stdout() -> None:
@@ -73,21 +81,23 @@ def _tell(error: BranchmigError) -> int:
 
 
 def _wrong_usage(error: typer.TyperException) -> int:
-    if "--json" in sys.argv:
-        from ..errors import UsageError
+    """What Typer found wrong, told like every other error."""
+    from ..errors import UsageError
 
-        format_message = getattr(error, "format_message", lambda: str(error))
-        return _tell(UsageError(format_message(), "`branchmig COMMAND --help` shows what it takes"))
-    show = getattr(error, "show", None)
-    if show:
-        show()
-    else:
-        print(f"Error: {error}", file=sys.stderr)
-    return getattr(error, "exit_code", 2)
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "branchmig"
+    if type(error).__name__ == "NoArgsIsHelpError" and "--json" not in sys.argv:
+        print(context.get_help() if context else "", file=sys.stderr)
+        return 2
+    message: str = getattr(error, "format_message", lambda: str(error))()
+    message = message.replace("Value error, ", "").removesuffix(".")
+    return _tell(UsageError(message, f"`{path} -h` shows what it takes"))
 
 
 def _internal(error: Exception) -> BranchmigError:
     """An error that nobody expected: its traceback goes into a file, not over the terminal."""
+    import tempfile
+
     found = BranchmigError(
         f"unexpected {type(error).__name__}: {mask(str(error))}", "run it again with --debug"
     )

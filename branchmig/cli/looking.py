@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import BranchmigError, StoreError, UsageError
-from ..model import Filters, MigrationStatus
+from ..terms import MigrationStatus
 from .options import (
     All,
     AnyBranch,
@@ -25,7 +25,15 @@ from .session import Session, command
 
 if TYPE_CHECKING:
     from ..manager import BranchMigrationManager
-    from ..model import Branch, BranchStatus, HistoryReport, Plan, Record, ValidationResult
+    from ..model import (
+        Branch,
+        BranchStatus,
+        Filters,
+        HistoryReport,
+        Plan,
+        Record,
+        ValidationResult,
+    )
 
 
 def register(app: typer.Typer) -> None:
@@ -87,7 +95,7 @@ def plan(
 
     chosen = filters(tag, provider, status, shard)
     plans, errors = _plans(session, branch, all, to, chosen)
-    scripts = [_sql(session, item) if sql else None for item in plans]
+    scripts = [session.migrator.sql(item) if sql else None for item in plans]
 
     def document() -> object:
         listed = [documents.plan(p, script) for p, script in zip(plans, scripts, strict=True)]
@@ -177,17 +185,17 @@ def validate(
 def _judged_history(session: Session) -> HistoryReport:
     """What can be said of the history; one that does not load is a finding, not an error."""
     from ..errors import HistoryError
-    from ..migrator import Migrator
     from ..model import HistoryReport
 
     try:
-        return Migrator(session.settings).history().report(session.settings.migrations.target)
+        return session.migrator.history().report(session.settings.migrations.target)
     except HistoryError as error:
         return HistoryReport((), (error.message,))
 
 
 def _validated(session: Session, report: HistoryReport) -> list[ValidationResult]:
     from ..fleet.fleet import select
+    from ..model import Filters
 
     with session.reading() as manager:
         return [manager.validate(r.branch) for r in select(manager.store.records(), Filters())]
@@ -200,6 +208,8 @@ def _plans(
 
     Raises the error itself where one branch was asked for.
     """
+    from ..model import Filters
+
     if (branch is None) == (not all and chosen == Filters()):
         raise UsageError("name a BRANCH, or --all, or a filter", "one of them, not several")
     target = to or session.settings.migrations.target
@@ -230,12 +240,6 @@ def _named(
     if names:
         return tuple({r.branch.id: r for r in map(manager.store.record, names)}.values())
     return select(manager.store.records(), chosen)
-
-
-def _sql(session: Session, plan: Plan) -> dict[str, str]:
-    from ..migrator import Migrator
-
-    return Migrator(session.settings).sql(plan)
 
 
 def _unreadable(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..model import Filters, MigrationStatus, Provider
+from ..terms import MigrationStatus, Provider
+
+if TYPE_CHECKING:
+    from ..model import Filters
 
 
 def _shard(value: str | None) -> str | None:
@@ -16,6 +19,12 @@ def _shard(value: str | None) -> str | None:
     match = re.fullmatch(r"(\d+)/(\d+)", value)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise typer.BadParameter("it has the form I/N with I from 1 to N, such as 2/5")
+    return value
+
+
+def _upwards(value: str | None) -> str | None:
+    if value == "" or (value and value.startswith("-")):
+        raise typer.BadParameter(f"{value!r} is no revision to go up to")
     return value
 
 
@@ -29,7 +38,9 @@ AnyBranch = Annotated[
 All = Annotated[bool, typer.Option("--all", help="Every active branch that the filters leave.")]
 To = Annotated[
     str | None,
-    typer.Option("--to", metavar="REV", help="Instead of the target of the settings."),
+    typer.Option(
+        "--to", metavar="REV", help="Instead of the target of the settings.", callback=_upwards
+    ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Check = Annotated[bool, typer.Option("--check", help="Exit 1 where something is amiss.")]
@@ -57,6 +68,8 @@ def filters(
     shard: str | None,
 ) -> Filters:
     """The filters that a command was given."""
+    from ..model import Filters
+
     index, _, count = (shard or "").partition("/")
     return Filters(
         tags=tuple(tags or ()),

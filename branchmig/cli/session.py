@@ -7,14 +7,11 @@ import inspect
 import logging
 import os
 import pwd
-import socket
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,6 +22,7 @@ from ..errors import BranchmigError, ConfigError, UsageError
 if TYPE_CHECKING:
     from ..config import Settings
     from ..manager import BranchMigrationManager
+    from ..migrator import Migrator
     from ..model import Run
     from ..render.page import Page
 
@@ -67,6 +65,13 @@ class Session:
             log.warning(warning)
         return settings
 
+    @cached_property
+    def migrator(self) -> Migrator:
+        """The one of this process, so that a history is loaded once."""
+        from ..migrator import Migrator
+
+        return Migrator(self.settings, log.warning)
+
     # HeadOffice -------------------------------------------------------------------------------
 
     @contextmanager
@@ -92,12 +97,11 @@ class Session:
     ) -> Iterator[BranchMigrationManager]:
         from ..fence import Fence
         from ..manager import BranchMigrationManager
-        from ..migrator import Migrator
 
         store = opener(self.settings)
         try:
             yield BranchMigrationManager(
-                self.settings, store, Migrator(self.settings), _run(command, target), Fence()
+                self.settings, store, self.migrator, _run(command, target), Fence()
             )
         finally:
             store.close()
@@ -118,9 +122,14 @@ class Session:
 
                 print_table(page(), sys.stdout)
             sys.stdout.flush()
-        except BrokenPipeError:
+        except OSError as error:
             # What was asked for is done, whether or not somebody still reads of it.
             silence_stdout()
+            if not isinstance(error, BrokenPipeError):
+                raise BranchmigError(
+                    f"the result cannot be written to standard output: {error.strerror}",
+                    "what was asked for is done all the same",
+                ) from None
 
     def tell(self, document: Callable[[], object], sentence: str) -> None:
         """Print a result that is one sentence for people."""
@@ -162,10 +171,14 @@ def recorded(manager: BranchMigrationManager) -> Iterator[Callable[[int], None]]
 
 def program_version() -> str:
     """The version of branchmig that is installed."""
+    from importlib import metadata
+
     return metadata.version("branchmig")
 
 
 def _run(command: str, target: str | None) -> Run:
+    import uuid
+
     from ..model import Run
 
     return Run(
@@ -173,7 +186,7 @@ def _run(command: str, target: str | None) -> Run:
         command=command,
         trigger=_trigger(),
         actor=_actor(),
-        host=socket.gethostname(),
+        host=os.uname().nodename,
         pid=os.getpid(),
         target=target,
     )

@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from ..fence import Fence
 
@@ -50,4 +50,6 @@ def _listen(receiver: socket.socket, fence: Fence) -> None:
                 if again
                 else "finishing the revision in hand (again: roll it back)"
             )
-            print(f"{signal.Signals(number).name}: {doing}", file=sys.stderr)
+            # Nobody may be reading any more, and the next signal must still be heard.
+            with suppress(OSError, ValueError):
+                print(f"{signal.Signals(number).name}: {doing}", file=sys.stderr)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from datetime import datetime, timedelta
 
 from .. import transitions
-from ..errors import BranchmigError, ProviderError
+from ..errors import BranchmigError, ProviderError, UnknownBranch
 from ..manager import BranchMigrationManager, skipped
 from ..model import (
     BranchState,
@@ -24,6 +25,8 @@ from ..model import (
 )
 from ..sinks import BranchFinished, BranchStarted, RunFinished, RunStarted, Sinks
 from .worker import Worker
+
+log = logging.getLogger("branchmig.fleet")
 
 
 def select(records: Iterable[Record], filters: Filters) -> tuple[Record, ...]:
@@ -114,6 +117,8 @@ class Fleet:
                 )
             except _HeldBack as held:
                 yield skipped(record, held.reason, "another run was quicker")
+            except UnknownBranch as removed:
+                log.info("%s", removed)
 
     def _surveyed(self, record: Record) -> Heads | None:
         """The branch's heads, None where the attempt will have to find out what is wrong."""

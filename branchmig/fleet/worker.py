@@ -1,8 +1,9 @@
 """A process that migrates branches one after another and obeys its parent.
 
 Alembic keeps its context in globals of the process, so migrations never share one; and an executor
-breaks as a whole when its process is killed, so each worker is an executor of its own. A pipe runs
-from the parent to the worker: fences go down it, and its end tells the worker that the parent died.
+breaks as a whole when its process is killed, so each worker is an executor of its own. A pipe joins
+it to the parent: fences come down it, the branch that is begun goes up, and its end tells the worker
+that the parent died.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 
 from ..config import Settings
@@ -24,6 +26,10 @@ from ..migrator import Migrator
 from ..model import Attempt, Failure, Task
 
 _PRELOADED = ["branchmig.fleet.worker"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""What a terminal sends to the whole group, and systemd to the whole unit: the parent decides what
+it means, so nobody else may die of it."""
 
 
 class Worker:
@@ -35,18 +41,25 @@ class Worker:
         self._control: Connection | None = None
 
     def attempt(self, task: Task, fence: Fence) -> Attempt:
-        """Have one branch migrated; waits for it. A worker that dies is this branch's failure."""
-        executor = self._started()
-        try:
-            with fence.watched(self._tell):
-                return executor.submit(_attempt, task, fence.state).result()
-        except BrokenProcessPool:
-            self.close()
-            died = WorkerDied(
-                f"the process that migrated {task.branch.code} was killed or crashed",
-                "look at the kernel log (out of memory?) and at the revision in hand",
-            )
-            return Attempt(failure=Failure.of(died))
+        """Have one branch migrated; waits for it. A worker that dies is this branch's failure, but
+        for one that died before it began: that is replaced once."""
+        for _ in range(2):
+            executor = self._started()
+            try:
+                with fence.watched(self._tell):
+                    attempt = executor.submit(_attempt, task, fence.state).result()
+                self._has_begun()
+                return attempt
+            except BrokenProcessPool:
+                begun = self._has_begun()
+                self.close()
+                if begun:
+                    break
+        died = WorkerDied(
+            f"the process that migrated {task.branch.code} was killed or crashed",
+            "look at the kernel log (out of memory?) and at the revision in hand",
+        )
+        return Attempt(failure=Failure.of(died))
 
     def close(self) -> None:
         """End the process once it is idle."""
@@ -62,31 +75,56 @@ class Worker:
             assert self._control is not None
             self._control.send(state)
 
+    def _has_begun(self) -> bool:
+        """Whether the worker has said so since it was last asked; a dead one's word is still here."""
+        with suppress(OSError, EOFError):
+            if self._control is not None and self._control.poll():
+                return bool(self._control.recv())
+        return False
+
     def _started(self) -> ProcessPoolExecutor:
         if self._executor is None:
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(_PRELOADED)
-            theirs, self._control = context.Pipe(duplex=False)
+            _start_fork_server()
+            self._control, theirs = context.Pipe()
             self._executor = ProcessPoolExecutor(
                 1, mp_context=context, initializer=_start, initargs=(self._settings, theirs)
             )
         return self._executor
 
 
+def _start_fork_server() -> None:
+    """The server, and so its children, are born with the signals blocked.
+
+    Without that, one that comes to the whole group or unit would kill the server, and with it the
+    sight of the workers (multiprocessing/forkserver.py: it alone knows when they end).
+    """
+    # First, because starting it unblocks the signals in the parent.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 # Within the worker ------------------------------------------------------------------------------
 
 _migrator: Migrator
 _fence: Fence
+_control: Connection
 
 
 def _start(settings: Settings, control: Connection) -> None:
-    global _migrator, _fence
-    # Ctrl-C reaches the whole foreground group; the parent decides what it means.
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    global _migrator, _fence, _control
+    for signum in _SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
+    # What a revision starts shall be free to die of them.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     # The parent's standard output carries one document; revisions may print.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    _migrator, _fence = Migrator(settings), Fence()
+    _migrator, _fence, _control = Migrator(settings), Fence(), control
     threading.Thread(target=_obey, args=(control, _fence), daemon=True).start()
 
 
@@ -101,6 +139,11 @@ def _obey(control: Connection, fence: Fence) -> None:
 
 
 def _attempt(task: Task, state: Fencing) -> Attempt:
+    _control.send(True)
     # The pipe may be slower than the task, and would leave us with the last branch's fence.
     _fence.become(state)
-    return _migrator.attempt(task, _fence)
+    try:
+        return _migrator.attempt(task, _fence)
+    except BaseException as error:
+        # Raised again in the parent it would end the whole run.
+        return Attempt(failure=Failure.of(error))

@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import sqlite3
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -41,8 +42,10 @@ _WAL_READ_VERSION = 19
 """Offset of the header byte that is 2 in write-ahead mode (https://sqlite.org/fileformat2.html)."""
 
 _ENDS_TRANSACTION = re.compile(
-    r"\s*(COMMIT|END|ROLLBACK)\b(?!\s+(TRANSACTION\s+)?TO\b)", re.IGNORECASE
+    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*(COMMIT|END|ROLLBACK)\b(?!\s+(TRANSACTION\s+)?TO\b)",
+    re.IGNORECASE | re.DOTALL,
 )
+"""A statement, comments before it included, that ends a transaction and not just a savepoint."""
 
 _KINDS = {
     "SQLITE_BUSY": FailureKind.BUSY,
@@ -61,14 +64,14 @@ _SENTENCES = {
         "the database or its folder is read-only",
         "the user needs to write both the file and its folder: the journal is made beside it",
     ),
-    "SQLITE_FULL": ("the disk is full", "free some space; the revision was rolled back"),
+    "SQLITE_FULL": ("the disk is full", "free some space; what was begun is rolled back"),
     "SQLITE_IOERR": (
         "the disk failed to read or write",
-        "look at free space, quotas and the kernel log; the revision was rolled back",
+        "look at free space, quotas and the kernel log; what was begun is rolled back",
     ),
     "SQLITE_NOTADB": (
         "the file is not a SQLite database, or it is encrypted",
-        "look at what the branch's URL points to",
+        "look at what its URL points to",
     ),
     "SQLITE_CORRUPT": (
         "the database is damaged or truncated",
@@ -107,8 +110,15 @@ class SqliteStrategy:
 
     def check_url(self, url: str) -> None:
         path = self._path(url)
-        if path.is_dir():
-            raise UsageError(f"{path} is a folder, not a database file")
+        try:
+            kind = path.stat().st_mode
+        except OSError as error:
+            # What is not there yet, or not for us to see, an attempt will find out.
+            if error.errno == errno.ENAMETOOLONG:
+                raise UsageError(f"{path} is longer than a path may be", "shorten it") from None
+            return
+        if not stat.S_ISREG(kind):
+            raise UsageError(f"{path} is {_other(kind)}, not a database file", "name a file")
 
     def identity(self, url: str) -> str:
         path = Path(os.path.realpath(self._path(url)))
@@ -123,7 +133,9 @@ class SqliteStrategy:
         try:
             parsed = make_url(url)
         except (sa.exc.ArgumentError, ValueError) as error:
-            raise UsageError(f"malformed URL: {mask(str(error))}") from None
+            raise UsageError(
+                f"malformed URL: {mask(str(error))}", "for example sqlite:///branches/br001.db"
+            ) from None
         if parsed.get_backend_name() != "sqlite" or parsed.drivername not in (
             "sqlite",
             "sqlite+pysqlite",
@@ -140,7 +152,7 @@ class SqliteStrategy:
             )
         if not parsed.database or parsed.database == ":memory:":
             raise UsageError(
-                "an in-memory database is gone with its connection and cannot be a branch",
+                "an in-memory database is gone with the connection to it",
                 "name a file: sqlite:///branches/br001.db",
             )
         if parsed.query or parsed.database.startswith("file:"):
@@ -149,7 +161,7 @@ class SqliteStrategy:
                 "write sqlite:///PATH and nothing behind it",
             )
         if "\0" in parsed.database:
-            raise UsageError("a path cannot hold a NUL character")
+            raise UsageError("a path cannot hold a NUL character", "mend the URL")
         return self._folder / parsed.database
 
     # Looking ----------------------------------------------------------------------------------
@@ -178,20 +190,24 @@ class SqliteStrategy:
         drops all locks that the process holds on it (https://sqlite.org/howtocorrupt.html).
         """
         try:
+            kind = path.stat().st_mode
+            # Before opening it: a pipe would wait for whoever writes it.
+            if not stat.S_ISREG(kind):
+                raise BranchUnusable(
+                    f"{path} is {_other(kind)}, not a database file", "mend the branch's URL"
+                )
             with path.open("rb") as file:
                 header = file.read(100)
         except FileNotFoundError:
             return None
         except NotADirectoryError:
-            raise BranchUnreachable(f"{path}: a part of this path is a file") from None
-        except IsADirectoryError:
-            raise BranchUnusable(
-                f"{path} is a folder, not a database file", "mend the branch's URL"
+            raise BranchUnreachable(
+                f"{path}: a part of this path is a file", "mend the branch's URL"
             ) from None
         except OSError as error:
             raise BranchUnreachable(
                 f"{path} cannot be read: {error.strerror}",
-                "look at the rights of the user that runs this",
+                "look at the path and at the rights of the user that runs this",
             ) from error
         if not header:
             return None
@@ -215,14 +231,13 @@ class SqliteStrategy:
     @contextmanager
     def connect(self, url: str) -> Iterator[sa.Connection]:
         path = self._path(url)
-        if not path.exists():
+        header = self._header(path)
+        if header is None and not path.exists():
             raise DatabaseMissing(
                 f"there is no database {path}",
                 "let it be created ([run] create_databases = true), or mend the branch's URL",
             )
-        if self._header(path) and not (
-            os.access(path, os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK)
-        ):
+        if header and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK)):
             raise BranchUnusable(f"{path}: {_READ_ONLY[0]}", _READ_ONLY[1])
         with self._one(f"sqlite:///{path}", lambda: self._open(path, "mode=rw")) as connection:
             yield connection
@@ -276,7 +291,14 @@ class SqliteStrategy:
             opened.append(opener())
             return opened[0]
 
-        engine = _engine(url, open_once, NullPool)
+        def begin(connection: sa.Connection) -> None:
+            try:
+                _begin_immediate(connection)
+            except sqlite3.Error as error:
+                # SQLAlchemy does not wrap what its events raise.
+                raise self.explain(error, url) from error
+
+        engine = _engine(url, open_once, NullPool, begin)
         try:
             with engine.connect() as connection:
                 yield connection
@@ -323,11 +345,13 @@ class SqliteStrategy:
         _driver(connection).set_trace_callback(see)
 
     def end_watch(self, connection: sa.Connection) -> str | None:
-        _driver(connection).set_trace_callback(None)
+        driver = _driver(connection)
+        driver.set_trace_callback(None)
         ended: list[str] = connection.info.pop("branchmig_ended", [])
-        if not ended:
-            return None
-        return "ROLLBACK" if "ROLLBACK" in ended else "COMMIT"
+        # Without a word: ON CONFLICT ROLLBACK and RAISE(ROLLBACK), whose error was swallowed.
+        if "ROLLBACK" in ended or not (ended or driver.in_transaction):
+            return "ROLLBACK"
+        return "COMMIT" if ended else None
 
     def integrity(self, connection: sa.Connection) -> Counter[tuple[str, str]] | None:
         """Broken foreign keys counted by child and parent; None where the check itself cannot run.
@@ -355,8 +379,16 @@ class SqliteStrategy:
                 "a foreign key refers to columns that are not unique in its parent table",
                 "mend the revision: it was rolled back",
             )
-        worse = after - (before or Counter())
-        if worse:
+        before = before or Counter()
+        worse = after - before
+        # What was broken before may only have moved with a table that was renamed.
+        tables = {name.lower() for name in _tables(_driver(connection))}
+        moved = sum(
+            count
+            for pair, count in (before - after).items()
+            if not {name.lower() for name in pair} <= tables
+        )
+        if worse.total() > moved:
             (child, parent), count = worse.most_common(1)[0]
             raise BranchUnusable(
                 f"{count} rows of {child} would refer to rows of {parent} that do not exist",
@@ -364,7 +396,8 @@ class SqliteStrategy:
             )
 
     def interrupt(self, connection: sa.Connection) -> None:
-        with suppress(sqlite3.ProgrammingError, AttributeError):
+        # It may just have been closed; then there is nothing to cancel.
+        with suppress(sqlite3.ProgrammingError, sa.exc.InvalidRequestError, AttributeError):
             _driver(connection).interrupt()
 
     # Errors -----------------------------------------------------------------------------------
@@ -406,12 +439,6 @@ class SqliteStrategy:
         return kind(f"{path}: {mask(sentence)}", hint)
 
 
-def _engine(url: str, opener: Callable[[], sqlite3.Connection], pool: type[Pool]) -> sa.Engine:
-    engine = sa.create_engine(url, creator=opener, poolclass=pool)
-    sa.event.listen(engine, "begin", _begin_immediate)
-    return engine
-
-
 def _driver(connection: sa.Connection) -> sqlite3.Connection:
     driver = connection.connection.dbapi_connection
     assert isinstance(driver, sqlite3.Connection)
@@ -432,6 +459,17 @@ def _begin_immediate(connection: sa.Connection) -> None:
     # A reader cannot take the write lock, and does not need it for one consistent view.
     reader = driver.execute("PRAGMA query_only").fetchone()[0]
     driver.execute("BEGIN" if reader else "BEGIN IMMEDIATE")
+
+
+def _engine(
+    url: str,
+    opener: Callable[[], sqlite3.Connection],
+    pool: type[Pool],
+    begin: Callable[[sa.Connection], None] = _begin_immediate,
+) -> sa.Engine:
+    engine = sa.create_engine(url, creator=opener, poolclass=pool)
+    sa.event.listen(engine, "begin", begin)
+    return engine
 
 
 def _reading_modes(path: Path, header: bytes) -> Iterator[str]:
@@ -457,17 +495,26 @@ def _stamp(path: Path) -> tuple[int, int, bool]:
 
 
 def _unfinished(path: Path) -> bool:
-    return any(Path(f"{path}{suffix}").exists() for suffix in ("-journal", "-wal"))
+    with suppress(OSError):
+        return any(Path(f"{path}{suffix}").exists() for suffix in ("-journal", "-wal"))
+    return False
+
+
+def _other(kind: int) -> str:
+    """What is not a regular file, by the mode that stat gives."""
+    return "a folder" if stat.S_ISDIR(kind) else "a device or a pipe"
+
+
+def _tables(driver: sqlite3.Connection) -> set[str]:
+    found = driver.execute(
+        "SELECT name FROM sqlite_master "
+        "WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+    )
+    return {name for (name,) in found}
 
 
 def _read(driver: sqlite3.Connection, version_table: VersionTable) -> Snapshot:
-    tables = {
-        name
-        for (name,) in driver.execute(
-            "SELECT name FROM sqlite_master "
-            "WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
-        )
-    }
+    tables = _tables(driver)
     own = next((name for name in tables if name.lower() == version_table.name.lower()), None)
     if own is None:
         # A database without any table is one that nothing was ever done to.
@@ -491,6 +538,4 @@ def _cause(error: BaseException) -> BaseException:
 def _code(error: BaseException) -> str:
     """The primary result code by name; extended codes add a suffix to it."""
     name = getattr(error, "sqlite_errorname", "") or ""
-    if name.startswith("SQLITE_IOERR") and getattr(error, "errno", None) == errno.ENOSPC:
-        return "SQLITE_FULL"
     return "_".join(name.split("_")[:2])

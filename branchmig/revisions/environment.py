@@ -14,6 +14,7 @@ from alembic.runtime.migration import MigrationContext, RevisionStep
 from ..model import Step
 from .history import History
 from .hooks import Hooks
+from .source import place
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -74,7 +75,11 @@ def _guarded(alembic_step: RevisionStep, step: Step, hooks: Hooks) -> RevisionSt
 
     def migration(**arguments: Any) -> None:
         hooks.begun(step)
-        revise(**arguments)
+        try:
+            revise(**arguments)
+        except BaseException:
+            hooks.broken(step)
+            raise
         hooks.executed(step)
 
     migration.__name__ = revise.__name__
@@ -83,12 +88,13 @@ def _guarded(alembic_step: RevisionStep, step: Step, hooks: Hooks) -> RevisionSt
 
 
 def stamp(history: History, connection: sa.Connection, revision: str) -> None:
-    """Write the version rows of `revision` ("base": an empty version table), in one transaction."""
+    """Write the version rows of `revision` ("base": an empty version table).
+
+    `connection` is in a transaction, and the caller commits it.
+    """
     table = history.version_table
     options = {"version_table": table.name, "version_table_schema": table.schema}
-    with connection.begin():
-        context = MigrationContext.configure(connection, opts=options)
-        context.stamp(history.script, revision)
+    MigrationContext.configure(connection, opts=options).stamp(history.script, revision)
 
 
 def offline_sql(history: History, steps: Sequence[Step], dialect: str) -> dict[str, str]:
@@ -117,11 +123,13 @@ def _step_sql(history: History, step: Step, dialect: str) -> str:
             env.configure(
                 dialect_name=dialect,
                 output_buffer=text,
+                # Otherwise drivers that take %s for a parameter have every percent sign doubled.
+                dialect_opts={"paramstyle": "named"},
                 literal_binds=True,
                 transactional_ddl=False,
                 **options,
             )
             env.run_migrations(**history.run_arguments)
-    except Exception as error:
-        return f"-- not to be had without the database: {type(error).__name__}: {error}"
+    except (Exception, SystemExit) as error:
+        return f"-- not to be had without the database: {place(error)}"
     return text.getvalue().strip()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from importlib.machinery import SourceFileLoader, SourcelessFileLoader
+from importlib.util import module_from_spec
+from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -25,12 +27,24 @@ from ..errors import (
 )
 from ..model import Branch, Direction, Heads, HistoryReport, Plan, Revision, Step, VersionTable
 from .probe import Recording, configured
-from .source import Source, attribute, check_trust, loading, make_config, prepare_process
+from .source import (
+    Source,
+    attribute,
+    check_trust,
+    loading,
+    make_config,
+    no_bytecode,
+    prepare_process,
+    use_locations,
+)
 
 VERSION_WIDTH = 32
 """Characters that fit Alembic's version table: its column is VARCHAR(32)."""
 
-_RELATIVE = ("+", "-")
+_NAME_ANOTHER = "name a revision, head, heads, LABEL@head or +N"
+
+_RELATIVE = re.compile(r"(?:(?P<label>.+?)@)?(?P<symbol>\w+)?(?P<steps>[+-]\d+)")
+"""Alembic's own form of a place that is counted from another one."""
 
 
 class History:
@@ -65,8 +79,15 @@ class History:
             script = ScriptDirectory.from_config(config)
             locations = config.get_main_option("version_locations")
             recording = configured(source, config, script)
+            if source.version_locations:
+                use_locations(config, source)
             if config.get_main_option("version_locations") != locations:
                 script = ScriptDirectory.from_config(config)
+            for folder in script._version_locations:
+                if not Path(folder).is_dir():
+                    raise HistoryError(
+                        f"there is no folder {folder}", "mend [migrations] version_locations"
+                    )
             history = cls(config, script, recording)
             history.warnings = warned
             if not history.revisions:
@@ -134,22 +155,29 @@ class History:
 
     def target_heads(self, target: str) -> Heads | None:
         """The revisions that `target` names; None where it is relative to the branch."""
-        if target.startswith(_RELATIVE):
-            return None
+        if target in ("base", ""):
+            raise UnknownRevision(
+                f"{target or 'an empty name'!r} is no revision to go up to", _NAME_ANOTHER
+            )
+        if target == "head" and len(self.heads) > 1:
+            raise _multiple_heads(self.heads)
+        relative = _RELATIVE.fullmatch(target)
         with self._resolving(target):
-            if target in ("base", ""):
-                raise UnknownRevision(
-                    f"{target or 'an empty name'!r} is no revision to go up to", None
-                )
-            name, sign, _ = target.partition("+")
-            if target == "head" and len(self.heads) > 1:
-                raise _multiple_heads(self.heads)
-            found = self.script.get_revisions(name if sign else target)
-            if not found or None in found:
-                raise self._unknown(target)
-            if sign:
+            if relative and not relative["symbol"]:
+                if relative["steps"].startswith("-"):
+                    raise UnknownRevision(f"{target!r} goes down, not up", _NAME_ANOTHER)
+                if relative["label"]:
+                    self.script.get_revisions(relative["label"])
                 return None
-            return tuple(sorted(script.revision for script in found))
+            found = (
+                self.script.revision_map._parse_upgrade_target((), target, True)
+                if relative
+                else self.script.get_revisions(target)
+            )
+            heads = [script.revision for script in found if isinstance(script, Script)]
+            if not heads:
+                raise self._unknown(target)
+            return tuple(sorted(heads))
 
     def check_heads(self, heads: Heads) -> None:
         """Raise UnknownHeads where a version row names a revision that is not in this history."""
@@ -235,16 +263,12 @@ class History:
         return fresh
 
     def _execute(self, script: Script) -> ModuleType:
-        module = ModuleType(script.module.__name__)
-        module.__file__ = script.path
+        spec = script.module.__spec__
+        assert spec is not None
+        module = module_from_spec(spec)
         if script.path not in self._code:
-            compiled = script.path.endswith((".pyc", ".pyo"))
-            loader = (SourcelessFileLoader if compiled else SourceFileLoader)(
-                module.__name__, script.path
-            )
-            code = loader.get_code(module.__name__)
-            assert code is not None
-            self._code[script.path] = code
+            with no_bytecode():
+                self._code[script.path] = spec.loader.get_code(spec.name)  # type: ignore[union-attr]
         exec(self._code[script.path], module.__dict__)
         return module
 
@@ -262,11 +286,12 @@ class History:
             yield
         except BranchmigError:
             raise
-        except (CommandError, alembic_revision.RevisionError) as error:
+        except (CommandError, alembic_revision.RevisionError, AssertionError) as error:
             cause = error.__cause__ or error
             if isinstance(cause, alembic_revision.MultipleHeads):
                 raise _multiple_heads(self.heads) from None
-            if isinstance(cause, alembic_revision.ResolutionError):
+            # Alembic asserts that a malformed name, such as "@", does not come to it.
+            if isinstance(cause, (alembic_revision.ResolutionError, AssertionError)):
                 raise self._unknown(target) from None
             raise UnknownRevision(f"{target!r} cannot be reached: {error}") from None
 

@@ -8,13 +8,17 @@ from ..model import Step
 
 
 class Hooks(Protocol):
-    """What `run` tells its caller of, in this order for each step; any may raise to stop it."""
+    """What `run` tells its caller of, in this order for each step; all but `broken` may raise to
+    stop it."""
 
     def before_step(self, step: Step) -> None:
         """Outside any transaction: may this one begin at all?"""
 
     def begun(self, step: Step) -> None:
         """Within the step's transaction, before its first statement."""
+
+    def broken(self, step: Step) -> None:
+        """The revision's function has raised; its transaction is still open. Must not raise."""
 
     def executed(self, step: Step) -> None:
         """The revision's function has returned; its version row is not written yet."""
@@ -31,6 +35,7 @@ class NoHooks:
 
     def before_step(self, step: Step) -> None: ...
     def begun(self, step: Step) -> None: ...
+    def broken(self, step: Step) -> None: ...
     def executed(self, step: Step) -> None: ...
     def stamped(self, step: Step) -> None: ...
     def landed(self, step: Step) -> None: ...

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import os
 import sys
+import sysconfig
 import traceback
 import warnings
 from argparse import Namespace
@@ -15,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import alembic
+import sqlalchemy
 from alembic.config import Config
-from alembic.util import CommandError
 
 from .. import trust
 from ..config import Settings, packaged
@@ -70,6 +72,8 @@ def check_trust(source: Source) -> Iterable[str]:
         folder = Path(location)
         if folder.is_absolute() and folder.parent != packaged(""):
             yield from trust.check(trust.scripts(folder))
+    for path in (*source.prepend_sys_path, *([source.ini] if source.ini else [])):
+        yield from trust.check([Path(path)])
 
 
 def prepare_process(source: Source) -> None:
@@ -80,21 +84,32 @@ def prepare_process(source: Source) -> None:
 
 
 def make_config(source: Source, scratch_url: str) -> Config:
+    folder = Path(source.script_location)
+    if folder.is_absolute() and not folder.is_dir():
+        raise HistoryError(
+            f"there is no folder {folder}", "mend [migrations] script_location in the settings"
+        )
     if source.ini and not Path(source.ini).is_file():
         raise HistoryError(f"there is no file {source.ini}", "mend [migrations] ini")
-    config = Config(source.ini) if source.ini else Config()
+    # What a history has Alembic print is no result of ours.
+    config = Config(source.ini, stdout=sys.stderr) if source.ini else Config(stdout=sys.stderr)
     config.set_main_option("script_location", source.script_location.replace("%", "%%"))
     config.set_main_option("sqlalchemy.url", scratch_url.replace("%", "%%"))
     if source.version_locations:
-        # Not the operating system's separator: a colon would split `package:folder`.
-        config.set_main_option("path_separator", "newline")
-        config.set_main_option(
-            "version_locations", "\n".join(source.version_locations).replace("%", "%%")
-        )
+        use_locations(config, source)
     config.attributes.update(source.attributes)
     # context.get_x_argument() looks here.
     config.cmd_opts = Namespace(x=list(source.x_args) or None)
     return config
+
+
+def use_locations(config: Config, source: Source) -> None:
+    """Have the revisions looked for where the settings say."""
+    # Not the operating system's separator: a colon would split `package:folder`.
+    config.set_main_option("path_separator", "newline")
+    config.set_main_option(
+        "version_locations", "\n".join(source.version_locations).replace("%", "%%")
+    )
 
 
 def attribute(path: str) -> Any:
@@ -111,22 +126,35 @@ def attribute(path: str) -> Any:
 @contextmanager
 def loading(source: Source) -> Iterator[None]:
     """Foreign code runs within: what it prints is no result, and it leaves no bytecode behind."""
-    writes_bytecode = sys.dont_write_bytecode
-    sys.dont_write_bytecode = True
     try:
-        with redirect_stdout(sys.stderr), warnings.catch_warnings(record=True) as caught:
+        with (
+            no_bytecode(),
+            redirect_stdout(sys.stderr),
+            warnings.catch_warnings(record=True) as caught,
+        ):
             warnings.simplefilter("always")
             yield
         _refuse_warnings(caught)
     except BranchmigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        # What Alembic warned of before tells more than the error that it met then.
+        _refuse_warnings(caught)
         raise HistoryError(
             f"the history {source.script_location} cannot be loaded: {place(error)}",
             "mend that file; `alembic history` meets the same error",
         ) from error
+
+
+@contextmanager
+def no_bytecode() -> Iterator[None]:
+    """Within, importing writes no bytecode: a history is not ours to write to."""
+    before = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
+    try:
+        yield
     finally:
-        sys.dont_write_bytecode = writes_bytecode
+        sys.dont_write_bytecode = before
 
 
 def _refuse_warnings(caught: Iterable[warnings.WarningMessage]) -> None:
@@ -142,11 +170,25 @@ def place(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {error.msg}"
     text = mask(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
-    here = Path(inspect.getfile(CommandError)).parent.parent
-    frames = traceback.extract_tb(error.__traceback__)
-    for frame in reversed(frames):
+    at = where(error)
+    return f"{at}: {text}" if at else text
+
+
+def where(error: BaseException) -> str | None:
+    """File and line of the last foreign code that an exception came through.
+
+    That is a history or what it calls: not this program, nor what runs or serves histories.
+    """
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
-        foreign = here not in path.parents and packaged("branchmig") not in path.parents
-        if foreign and path.is_file() and "importlib" not in frame.filename:
-            return f"{frame.filename}, line {frame.lineno}: {text}"
-    return text
+        if path.is_file() and not _is_machinery(path):
+            return f"{frame.filename}, line {frame.lineno}"
+    return None
+
+
+def _is_machinery(path: Path) -> bool:
+    packages = (Path(inspect.getfile(package)).parent for package in (alembic, sqlalchemy))
+    if any(folder in path.parents for folder in (packaged("branchmig"), *packages)):
+        return True
+    installed = {"site-packages", "dist-packages"} & set(path.parts)
+    return not installed and Path(sysconfig.get_path("stdlib")) in path.parents

@@ -112,7 +112,8 @@ class Store:
         """Write a branch over the one of the same id; whether anything differed.
 
         A branch that now points elsewhere keeps its recorded heads, so that an empty database in
-        its place is found out; it has to be looked at again, so it is Pending.
+        its place is found out; it has to be looked at again, so it is Pending. Whoever migrates
+        the former database loses the lease: what is found there is no news of this one.
         """
         with self._unique(branch), self._transaction() as connection:
             return _overwrite(connection, branch, identity)
@@ -177,10 +178,11 @@ class Store:
         if other.code_key == branch.code.lower():
             raise UsageError(
                 f"there is a branch {other.code} already",
-                "`branchmig branch update` changes it; codes differ by more than case",
+                "`branchmig branch update` changes it; codes that differ in case alone are one",
             )
         raise UsageError(
-            f"the branch {other.code} is on the same database", "two branches cannot share one"
+            f"the branch {other.code} is on the same database",
+            "every branch needs a database of its own: mend the URL",
         )
 
     # States -----------------------------------------------------------------------------------
@@ -241,10 +243,11 @@ class Store:
     def acquire(self, branch: Branch, owner: str, seconds: float, transition: Transition) -> Lease:
         """Take the lease and write the state that `transition` gives, with one conditional UPDATE.
 
-        An expired lease is taken over. Raises LeaseHeld with the holder's name.
+        An expired lease is taken over. Raises LeaseHeld with the holder's name, StateConflict
+        where the branch is no longer the database that was read, UnknownBranch where it is gone.
         """
         with self._transaction() as connection:
-            previous = _state_of(connection, branch.id)
+            previous = self._state_of_same(connection, branch)
             after = transition(previous, _now(connection))
             done = connection.execute(
                 sa.update(states)
@@ -266,6 +269,12 @@ class Store:
                 raise self._conflict(connection, branch)
         return Lease(branch.id, owner, previous.lock_token + 1, previous)
 
+    def _state_of_same(self, connection: sa.Connection, branch: Branch) -> BranchState:
+        row = connection.execute(_records().where(branches.c.id == branch.id)).first()
+        if row is None or (row.url, row.is_active) != (branch.url, branch.is_active):
+            raise self._conflict(connection, branch)
+        return _state(row)
+
     def renew(self, lease: Lease, seconds: float) -> bool:
         """Move the expiry; False where the lease is no longer this one."""
         with self._transaction() as connection:
@@ -283,18 +292,18 @@ class Store:
         written. Raises LeaseLost, with nothing written, where the lease is no longer this one.
         """
         with self._transaction() as connection:
+            row = connection.execute(sa.select(states).where(*_mine(lease))).first()
+            if row is None:
+                raise _lost()
             now = _now(connection)
-            after = transition(_state_of(connection, lease.branch_id), now)
+            after = transition(_state(row), now)
             done = connection.execute(
                 sa.update(states)
                 .where(*_mine(lease))
                 .values(_state_values(after) | {"lock_owner": None, "lock_expires_at": None})
             )
             if done.rowcount != 1:
-                raise LeaseLost(
-                    "the lease of this branch has gone to somebody else",
-                    "nothing was recorded; who holds it now records what is found",
-                )
+                raise _lost()
             if outcome is not None:
                 connection.execute(sa.insert(outcomes).values(_outcome(run, outcome, after, now)))
             return after
@@ -401,6 +410,13 @@ def _mine(lease: Lease) -> tuple[sa.ColumnElement[bool], ...]:
     )
 
 
+def _lost() -> LeaseLost:
+    return LeaseLost(
+        "the lease of this branch has gone to somebody else",
+        "nothing was recorded; who holds it now records what is found",
+    )
+
+
 def _held(
     connection: sa.Connection, branch: Branch, owner: str, expires: datetime | None
 ) -> LeaseHeld:
@@ -460,7 +476,12 @@ def _overwrite(connection: sa.Connection, branch: Branch, identity: str) -> bool
         connection.execute(
             sa.update(states)
             .where(states.c.branch_id == branch.id)
-            .values(status=MigrationStatus.PENDING.value)
+            .values(
+                status=MigrationStatus.PENDING.value,
+                lock_owner=None,
+                lock_expires_at=None,
+                lock_token=states.c.lock_token + 1,
+            )
         )
     return True
 

@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
 from ..model import VersionTable
@@ -61,38 +62,47 @@ class Names(TypeDecorator[tuple[str, ...]]):
         return tuple(json.loads(value)) if value else ()
 
 
-class clock(sa.ColumnElement[datetime]):  # noqa: N801 - reads as a function in statements
+class clock(FunctionElement[datetime]):  # noqa: N801 - reads as a function in statements
     """HeadOffice's own time, plus `seconds`: at the statement, not at the transaction's begin."""
 
-    inherit_cache = False
+    # The seconds are a parameter, so that SQLAlchemy compiles each statement once a process.
+    inherit_cache = True
     type = Moment()
 
     def __init__(self, seconds: float = 0) -> None:
-        self.seconds = float(seconds)
+        super().__init__(sa.literal(float(seconds), sa.Float()))
+
+
+def _seconds(element: clock, compiler: Any, options: Any) -> Any:
+    (seconds,) = element.clauses
+    return compiler.process(seconds, **options)
 
 
 @compiles(clock, "sqlite")
-def _sqlite_clock(element: clock, compiler: Any, **_: Any) -> str:
+def _sqlite_clock(element: clock, compiler: Any, **options: Any) -> str:
     # Milliseconds are all that SQLite has; padded to the width in which SQLAlchemy stores times.
-    return f"(strftime('%Y-%m-%d %H:%M:%f', 'now', '{element.seconds:+.3f} seconds') || '000')"
+    seconds = _seconds(element, compiler, options)
+    return f"(strftime('%Y-%m-%d %H:%M:%f', 'now', {seconds} || ' seconds') || '000')"
 
 
 @compiles(clock, "postgresql")
-def _postgresql_clock(element: clock, compiler: Any, **_: Any) -> str:
+def _postgresql_clock(element: clock, compiler: Any, **options: Any) -> str:
     return (
-        "(clock_timestamp() AT TIME ZONE 'UTC' "
-        f"+ make_interval(secs => CAST({element.seconds:.3f} AS double precision)))"
+        "(clock_timestamp() AT TIME ZONE 'UTC' + make_interval("
+        f"secs => CAST({_seconds(element, compiler, options)} AS double precision)))"
     )
 
 
 @compiles(clock, "mysql", "mariadb")
-def _mysql_clock(element: clock, compiler: Any, **_: Any) -> str:
-    return f"(UTC_TIMESTAMP(6) + INTERVAL {round(element.seconds * 1_000_000)} MICROSECOND)"
+def _mysql_clock(element: clock, compiler: Any, **options: Any) -> str:
+    seconds = _seconds(element, compiler, options)
+    return f"(UTC_TIMESTAMP(6) + INTERVAL ROUND({seconds} * 1000000) MICROSECOND)"
 
 
 @compiles(clock, "mssql")
-def _mssql_clock(element: clock, compiler: Any, **_: Any) -> str:
-    return f"DATEADD(millisecond, {round(element.seconds * 1000)}, SYSUTCDATETIME())"
+def _mssql_clock(element: clock, compiler: Any, **options: Any) -> str:
+    seconds = _seconds(element, compiler, options)
+    return f"DATEADD(millisecond, CAST({seconds} * 1000 AS int), SYSUTCDATETIME())"
 
 
 metadata = sa.MetaData()

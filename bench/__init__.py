@@ -1,0 +1,1 @@
+"""Measures branchmig beside its peers: `make bench`, or `python -m bench`."""

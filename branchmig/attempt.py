@@ -1,0 +1,348 @@
+"""One attempt: bring one branch's own database to a target, on one connection and under its lock.
+
+Floor 4, below `migrator`. `Work` stands between Alembic and the branch: it is asked before each
+revision, watches over its transaction, and knows at any moment what landed and where the branch
+stands. Whatever goes wrong ends as a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from .config import Settings
+from .errors import (
+    BranchBusy,
+    BranchmigError,
+    DatabaseMissing,
+    DatabaseVanished,
+    LeaseLost,
+    MigrationFailed,
+    NotAdopted,
+    NotFound,
+    PlanError,
+    Stopped,
+    ValidationFailed,
+)
+from .fence import Fence, Fencing, stopped
+from .model import (
+    Attempt,
+    Branch,
+    Failure,
+    FailureKind,
+    Heads,
+    Plan,
+    SkipReason,
+    Snapshot,
+    Step,
+    Task,
+    heads_text,
+)
+from .providers import MigrationStrategy
+from .revisions.environment import run
+from .revisions.history import History
+from .revisions.hooks import NoHooks
+from .revisions.source import place, where
+
+_SKIPS = {
+    BranchBusy: SkipReason.BUSY,
+    LeaseLost: SkipReason.LEASED,
+    Stopped: SkipReason.STOPPED,
+}
+
+
+class Work(NoHooks):
+    """The work of one attempt and its progress. `carry_out` once, then ask for the `result`."""
+
+    def __init__(
+        self,
+        task: Task,
+        settings: Settings,
+        strategy: MigrationStrategy,
+        history: History,
+        fence: Fence,
+    ) -> None:
+        self.task = task
+        self.settings = settings
+        self.strategy = strategy
+        self.history = history
+        self.fence = fence
+        self.plan: Plan | None = None
+        self.heads: Heads | None = None
+        self.applied: list[str] = []
+        self.warnings: list[str] = []
+        self._connection: sa.Connection | None = None
+        self._broken: Any = None
+        self._running: str | None = None
+        self._kept = not strategy.capabilities.transactional_ddl
+        self._seen: set[int] = set()
+
+    def result(self) -> Attempt:
+        return Attempt(
+            plan=self.plan,
+            applied=tuple(self.applied),
+            heads=self.heads,
+            warnings=tuple(self.warnings),
+        )
+
+    def carry_out(self) -> None:
+        """Connect, migrate, and look at what came of it.
+
+        Raises MigrationFailed, ValidationFailed, LeaseError, Stopped, PlanError, ProviderError or
+        an exception of the driver.
+        """
+        with self._connected() as connection:
+            self._migrate(connection)
+            self._check(connection)
+
+    @contextmanager
+    def _connected(self) -> Iterator[sa.Connection]:
+        url = self.task.branch.url
+        with ExitStack() as stack:
+            try:
+                connection = stack.enter_context(self.strategy.connect(url))
+            except DatabaseMissing:
+                if self.task.recorded and not self.task.create:
+                    raise _vanished(self.task) from None
+                if not (self.settings.run.create_databases or self.task.create):
+                    raise
+                self.strategy.create(url)
+                connection = stack.enter_context(self.strategy.connect(url))
+            yield connection
+
+    # Migrating --------------------------------------------------------------------------------
+
+    def _migrate(self, connection: sa.Connection) -> None:
+        self._connection = connection
+        with self.strategy.lock(connection):
+            snapshot = self.strategy.read(connection, self.history.version_table)
+            self._refuse_foreign(snapshot)
+            self.heads = snapshot.heads
+            self.plan = self.history.plan(self.task.branch, snapshot.heads, self.task.target)
+            if not self.plan.steps:
+                return
+            sa.event.listen(connection, "before_cursor_execute", self._before_statement)
+            sa.event.listen(connection.engine, "handle_error", self._on_error)
+            with self.fence.watched(self._on_fence):
+                self._run(connection, self.plan)
+
+    def _run(self, connection: sa.Connection, plan: Plan) -> None:
+        try:
+            run(
+                self.history,
+                connection,
+                plan.steps,
+                self,
+                transactional_ddl=self.strategy.capabilities.transactional_ddl,
+            )
+        except (LeaseLost, Stopped, MigrationFailed):
+            raise
+        except BaseException as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: BaseException) -> BranchmigError:
+        found = explained(error, self.strategy, self.task.branch)
+        if isinstance(found, BranchBusy):
+            if found is error or id(root(error)) in self._seen:
+                return found
+            found = MigrationFailed(
+                f"{where(error) or 'it'}: a connection of its own met the lock that the migration "
+                "holds",
+                "a revision must use op.get_bind() for everything",
+            )
+        if self._running is None:
+            what = "the work after the last revision failed"
+        elif self._kept:
+            what = f"the revision {self._running} failed half way, and what it had committed stays"
+        else:
+            what = f"the revision {self._running} failed and was rolled back"
+        return MigrationFailed(
+            f"{what}: {found.message}",
+            found.hint or "mend the revision or the data, then run it again",
+            applied=self.applied,
+            failed=self._running,
+            cause=found.message,
+        )
+
+    def _refuse_foreign(self, snapshot: Snapshot) -> None:
+        if snapshot.versioned:
+            return
+        if snapshot.tables:
+            code, count = self.task.branch.code, len(snapshot.tables)
+            raise NotAdopted(
+                f"{code} has {count} table{'s' * (count > 1)} but no version table: another tool "
+                "made it",
+                f"`branchmig baseline {code} --revision REV` takes it over as standing at REV; "
+                "`--revision base` if the whole history is still to be applied",
+            )
+        if self.task.recorded and not self.task.create:
+            raise _vanished(self.task)
+
+    # Looking at what came of it ---------------------------------------------------------------
+
+    def _check(self, connection: sa.Connection) -> None:
+        """Completed means looked at: the heads reached and, at the configured target, its tables.
+
+        Raises ValidationFailed; what was committed stays.
+        """
+        snapshot = self.strategy.read(connection, self.history.version_table)
+        self.heads = snapshot.heads
+        findings = []
+        if self.plan and snapshot.heads != self.plan.target:
+            findings.append(
+                f"the version table holds {heads_text(snapshot.heads) or 'nothing'} "
+                f"instead of {heads_text(self.plan.target)}"
+            )
+        if self._at_configured_target(snapshot.heads):
+            missing = self.strategy.missing_tables(snapshot.tables, self.settings.required_tables)
+            if missing:
+                findings.append(f"missing tables: {', '.join(missing)}")
+        if findings:
+            raise ValidationFailed(
+                f"{self.task.branch.code} does not validate: {'; '.join(findings)}",
+                "what landed stays; mend the history or [validation] required_tables",
+                findings=findings,
+            )
+
+    def _at_configured_target(self, heads: Heads) -> bool:
+        target = self.settings.migrations.target
+        try:
+            return self.history.target_heads(target) is not None and not self.history.steps(
+                heads, target
+            )
+        except (PlanError, NotFound):
+            # The target of this attempt was named by hand; the configured one leads nowhere.
+            return False
+
+    # Hooks ------------------------------------------------------------------------------------
+
+    def before_step(self, step: Step) -> None:
+        self.fence.check_step()
+        self._running = step.revision
+
+    def begun(self, step: Step) -> None:
+        assert self._connection is not None
+        now = self.strategy.read(self._connection, self.history.version_table).heads
+        if now != step.from_heads:
+            raise LeaseLost(
+                f"another migrator moved {self.task.branch.code} to {heads_text(now) or 'base'} "
+                "meanwhile",
+                "nothing was done on top of it; the next run goes on from there",
+            )
+        if self._broken is None:
+            self._broken = self.strategy.integrity(self._connection)
+        self.strategy.begin_watch(self._connection)
+
+    def broken(self, step: Step) -> None:
+        assert self._connection is not None
+        self._kept = self._kept or self.strategy.end_watch(self._connection) == "COMMIT"
+
+    def executed(self, step: Step) -> None:
+        assert self._connection is not None
+        ended = self.strategy.end_watch(self._connection)
+        if ended == "ROLLBACK":
+            raise MigrationFailed(
+                f"the revision {step.revision} rolled its transaction back itself; what it did "
+                "before that is gone, and it was not recorded as applied",
+                "take the ROLLBACK (or session.rollback()) out of the revision",
+                applied=self.applied,
+                failed=step.revision,
+            )
+        if ended:
+            self.warnings.append(
+                f"the revision {step.revision} ended its transaction itself (COMMIT, "
+                "executescript, autocommit_block or a commit on its bind): it went through, but a "
+                "failure half way could not have been rolled back"
+            )
+
+    def stamped(self, step: Step) -> None:
+        assert self._connection is not None
+        self.strategy.check_integrity(self._connection, self._broken)
+
+    def landed(self, step: Step) -> None:
+        self.applied.append(step.revision)
+        self.heads = step.to_heads
+        self._running = None
+
+    # Events -----------------------------------------------------------------------------------
+
+    def _before_statement(self, *_: Any) -> None:
+        self.fence.check_statement()
+
+    def _on_error(self, context: Any) -> None:
+        self._seen.add(id(context.original_exception))
+
+    def _on_fence(self, state: Fencing) -> None:
+        if (state.lost or state.interrupted) and self._connection is not None:
+            self.strategy.interrupt(self._connection)
+
+
+# Errors -----------------------------------------------------------------------------------------
+
+
+def ended(
+    task: Task,
+    work: Work | None,
+    strategy: MigrationStrategy | None,
+    error: BaseException,
+    fence: Fence,
+) -> Attempt:
+    """An attempt that did not go through, as a value: what landed, where the branch stands, why."""
+    found = explained(error, strategy, task.branch)
+    if fence.state.lost and not isinstance(found, LeaseLost):
+        found = LeaseLost(fence.state.lost)
+    elif fence.state.interrupted and not isinstance(found, LeaseLost):
+        found = stopped(fence.state.signum, "the revision in hand was rolled back")
+    skip = next((reason for kind, reason in _SKIPS.items() if isinstance(found, kind)), None)
+    result = work.result() if work else Attempt()
+    if skip:
+        return replace(result, skip=skip, reason=Failure.of(found).message)
+    kind = strategy.classify(root(error)) if strategy else FailureKind.PERMANENT
+    return replace(result, failure=Failure.of(found, kind))
+
+
+def explained(
+    error: BaseException, strategy: MigrationStrategy | None, branch: Branch
+) -> BranchmigError:
+    """Any exception as an error of the house, with the file and line of a revision's fault.
+
+    The parameters of a statement stay out: they are the branch's data.
+    """
+    if isinstance(error, BranchmigError):
+        return error
+    original = root(error)
+    if isinstance(original, BranchmigError):
+        # SQLAlchemy wraps what is raised while it asks for another connection.
+        return original
+    if isinstance(error, sa.exc.DBAPIError) or (strategy and strategy.is_own(error)):
+        assert strategy is not None
+        found = strategy.explain(error, branch.url)
+        if isinstance(found, BranchBusy):
+            return found
+        at = where(error)
+        found.message = f"{at}: {found.message}" if at else found.message
+        statement = getattr(error, "statement", None)
+        if statement:
+            found.message += f" [SQL: {' '.join(statement.split())[:400]}]"
+        return found
+    return MigrationFailed(place(error))
+
+
+def root(error: BaseException) -> BaseException:
+    """The driver's exception, within SQLAlchemy's or beneath one of ours."""
+    if isinstance(error, MigrationFailed) and error.__cause__ is not None:
+        error = error.__cause__
+    original = getattr(error, "orig", None)
+    return original if isinstance(original, BaseException) else error
+
+
+def _vanished(task: Task) -> DatabaseVanished:
+    return DatabaseVanished(
+        f"the database of {task.branch.code} was at {heads_text(task.recorded)} and is gone",
+        "is its disk or share mounted? If it is to start afresh: "
+        f"`branchmig apply {task.branch.code} --create`",
+    )

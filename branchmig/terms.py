@@ -1,0 +1,66 @@
+"""The words that have one spelling: engines, statuses, verdicts.
+
+Floor 0. A room of their own because the command line needs them before it runs anything: what the
+`model` costs to import would be paid for every `--help`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Provider(StrEnum):
+    """A database engine that a branch may live on. MySQL includes MariaDB."""
+
+    SQLITE = "sqlite"
+    SQLSERVER = "sqlserver"
+    POSTGRESQL = "postgresql"
+    MYSQL = "mysql"
+
+
+class MigrationStatus(StrEnum):
+    """What HeadOffice remembers of a branch. Exactly these five."""
+
+    PENDING = "Pending"
+    IN_PROGRESS = "InProgress"
+    COMPLETED = "Completed"
+    FAILED = "Failed"
+    MANUAL = "RequiresManualIntervention"
+
+
+class Verdict(StrEnum):
+    """What one run did to one branch; kept apart from the status that is persisted."""
+
+    MIGRATED = "migrated"
+    UNCHANGED = "unchanged"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+class SkipReason(StrEnum):
+    """Why a run left a branch alone."""
+
+    BACKOFF = "backoff"
+    MANUAL = "manual"
+    LEASED = "leased"
+    BUSY = "busy"
+    PINNED = "pinned"
+    STOPPED = "stopped"
+
+
+class Direction(StrEnum):
+    UPGRADE = "upgrade"
+    DOWNGRADE = "downgrade"
+
+
+class FailureKind(StrEnum):
+    """What a strategy's `classify` makes of an exception.
+
+    Only BUSY and TRANSIENT may be tried again within a run; only UNREACHABLE is waited for under
+    `retry.unreachable = "wait"`.
+    """
+
+    BUSY = "busy"
+    TRANSIENT = "transient"
+    UNREACHABLE = "unreachable"
+    PERMANENT = "permanent"

@@ -1,0 +1,116 @@
+"""No secret in any text: what is known to be one, and what looks like one."""
+
+from __future__ import annotations
+
+import pytest
+
+from branchmig import masking
+from branchmig.masking import has_password, mask, mask_url, remember, remember_url
+from branchmig.model import Branch, Failure, Provider
+
+
+@pytest.fixture(autouse=True)
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test remembers, the next does not know."""
+    monkeypatch.setattr(masking, "_known", set())
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("postgresql://u:hunter2@h/d", "postgresql://u:***@h/d"),
+        ("mysql+pymysql://u:p@h:3306/d?x=1", "mysql+pymysql://u:***@h:3306/d?x=1"),
+        ("postgresql://u:p@ss:w/rd@h/d", "postgresql://u:***@h/d"),
+        ("postgresql://:hunter2@h/d", "postgresql://:***@h/d"),
+        ("cannot reach postgresql://u:p@h/d, sorry", "cannot reach postgresql://u:***@h/d, sorry"),
+        ("host=h password=hunter2 dbname=d", "host=h password=*** dbname=d"),
+        ("PWD=hunter2;UID=u", "PWD=***;UID=u"),
+        ("PWD={a;b}}c};UID=u", "PWD=***;UID=u"),
+        ("password = 'a b' user=u", "password = *** user=u"),
+        ('password: "a b", user: u', "password: ***, user: u"),
+        (
+            "postgresql://h/d?user=u&password=hunter2&x=1",
+            "postgresql://h/d?user=u&password=***&x=1",
+        ),
+    ],
+)
+def test_what_looks_like_a_password_is_starred_out(text: str, masked: str) -> None:
+    assert mask(text) == masked
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sqlite:///branches/br001.db",
+        "sqlite:////srv/a:b@c.db",
+        "postgresql://h:5432/d",
+        "postgresql://u@h:5432/d",
+        "C:/data at 12:30, mail a@b.example",
+        "no such column: password",
+        "",
+    ],
+)
+def test_what_holds_no_password_is_left_as_it_is(text: str) -> None:
+    assert mask(text) == text
+    assert not has_password(text)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:p@h/d",
+        "postgresql://:p@h/d",
+        "postgresql://h/d?user=u&password=p",
+        "mssql+pyodbc://?odbc_connect=Driver=x;PWD=p",
+    ],
+)
+def test_a_password_in_a_url_is_seen(url: str) -> None:
+    assert has_password(url)
+
+
+@pytest.mark.parametrize(
+    "spelt",
+    ["a b/c@d+e", "a%20b%2Fc%40d%2Be", "a+b%2Fc%40d%2Be", "a%20b/c%40d%2Be", "a b%2Fc%40d+e"],
+)
+def test_a_password_is_known_again_in_every_way_of_quoting_it(spelt: str) -> None:
+    remember_url("postgresql://u:a%20b%2Fc%40d%2Be@h/d")
+    assert mask(f"the server said: {spelt} is wrong") == "the server said: *** is wrong"
+
+
+def test_a_password_in_the_query_of_a_url_is_known_again() -> None:
+    remember_url("mysql://h/d?password=hunter2%21")
+    assert mask("hunter2! or hunter2%21") == "*** or ***"
+
+
+def test_a_password_with_a_line_end_is_known_again_where_python_shows_it() -> None:
+    remember("two\nlines")
+    assert mask(repr("two\nlines")) == "'***'"
+
+
+def test_the_longer_of_two_secrets_is_masked_whole() -> None:
+    remember("secret")
+    remember("secretary")
+    assert mask("secretary, secret") == "***, ***"
+
+
+@pytest.mark.parametrize("secret", [None, "", "abc"])
+def test_a_secret_too_short_to_be_told_from_other_text_garbles_nothing(secret: str | None) -> None:
+    remember(secret)
+    assert mask("abc: the alphabet's beginning") == "abc: the alphabet's beginning"
+
+
+def test_a_masked_url_makes_its_password_known() -> None:
+    assert mask_url("postgresql://u:hunter2@h/d") == "postgresql://u:***@h/d"
+    assert mask("hunter2") == "***"
+
+
+def test_a_branch_never_shows_its_password() -> None:
+    branch = Branch("1", "BR001", "North", Provider.POSTGRESQL, "postgresql://u:hunter2@h/d")
+    for shown in (repr(branch), str(branch), branch.masked_url):
+        assert "hunter2" not in shown
+
+
+def test_a_failure_made_of_an_error_holds_no_password() -> None:
+    remember("hunter2")
+    failure = Failure.of(ValueError("login failed with hunter2"))
+    assert (failure.type, failure.message) == ("ValueError", "login failed with ***")
