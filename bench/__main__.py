@@ -34,7 +34,7 @@ from .sides import JOBS, Branchmig, Office, Raw, Side
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.split("\n")[0])
-    parser.add_argument("--branches", type=int, default=100, help="branches of branchmig's fleet")
+    parser.add_argument("--branches", type=int, default=200, help="branches of branchmig's fleet")
     parser.add_argument("--rounds", type=int, default=5, help="how often each side is measured")
     parser.add_argument("--profile", action="store_true", help="show where an attempt's time goes")
     given = parser.parse_args()
@@ -64,7 +64,7 @@ def compare_help(folder: Path, rounds: int) -> None:
 def compare_branches(folder: Path, branches: int, rounds: int) -> None:
     history = sides.reference_history(folder / "history")
     chosen: list[Side] = [Branchmig(branches), Raw(branches), sides.alembic(2, history)]
-    peer = sides.dbmate(branches // 5, folder / "dbmate-sql", history)
+    peer = sides.dbmate(branches // 10, folder / "dbmate-sql", history)
     if peer:
         chosen.append(peer)
     else:

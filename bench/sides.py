@@ -27,6 +27,9 @@ ALEMBIC = Path(sys.executable).with_name("alembic")
 DBMATE = "@dbmate/linux-x64"
 DBMATE_VERSION = "2.36.0"
 
+_FEW = 20
+"""Branches enough to have every worker started and every cache filled."""
+
 EMPTY, ONE, UNCHANGED = JOBS = ("from empty", "one revision", "unchanged")
 
 
@@ -99,12 +102,13 @@ def reference_history(folder: Path) -> list[Revision]:
 
 class Branchmig:
     """What one branch more costs in an `apply-all`: the whole program, with all its processes, over
-    twice as many branches less the same over as many, divided by the difference."""
+    many branches less the same over a few, divided by the difference."""
 
     name = "branchmig apply-all"
 
     def __init__(self, branches: int) -> None:
         self._branches = branches
+        self._counts = (_FEW, _FEW + branches)
 
     def prepare(self, folder: Path, history: Sequence[Revision]) -> None:
         before_last = history[-2].id
@@ -115,10 +119,6 @@ class Branchmig:
     def measure(self, folder: Path) -> dict[str, float]:
         few, many = (self._run(folder, count) for count in self._counts)
         return {job: (many[job] - few[job]) / self._branches for job in JOBS}
-
-    @property
-    def _counts(self) -> tuple[int, int]:
-        return self._branches, 2 * self._branches
 
     def _run(self, folder: Path, count: int) -> dict[str, float]:
         work = folder / "work"

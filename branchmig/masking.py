@@ -11,7 +11,8 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 STARS = "***"
 
-_URL_PASSWORD = re.compile(r"(?P<head>[A-Za-z][\w+.-]*://[^\s/:@'\"]*:)(?P<secret>[^\s'\"]+)@")
+# From the slashes on: a search for the scheme would be tried at every letter of a long word.
+_URL_PASSWORD = re.compile(r"(?P<head>(?<=[\w+.-])://[^\s/:@'\"]*:)(?P<secret>[^\s'\"]+)@")
 _DSN_PASSWORD = re.compile(
     r"(?P<head>\b(?:password|passwd|pwd|secret|api_?key)\s*[=:]\s*)"
     r"(?P<secret>\{(?:[^}]|\}\})*\}|'[^']*'|\"[^\"]*\"|[^\s;&,'\")]+)",

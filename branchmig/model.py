@@ -162,6 +162,10 @@ class Task:
     create: bool = False
 
 
+LONGEST_MESSAGE = 4000
+"""Characters of a failure that are kept: some drivers quote whole statements with their data."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """An error as a value: its class, a sentence, a hint, and what the run may do about it."""
@@ -175,8 +179,10 @@ class Failure:
     def of(cls, error: BaseException, kind: FailureKind = FailureKind.PERMANENT) -> Failure:
         """The value of an error, every secret in it masked."""
         hint = getattr(error, "hint", None)
-        message = getattr(error, "message", None) or str(error) or type(error).__name__
-        return cls(type(error).__name__, mask(message), mask(hint) if hint else None, kind)
+        message = mask(getattr(error, "message", None) or str(error) or type(error).__name__)
+        if len(message) > LONGEST_MESSAGE:
+            message = f"{message[:LONGEST_MESSAGE]}... ({len(message)} characters)"
+        return cls(type(error).__name__, message, mask(hint) if hint else None, kind)
 
     def __str__(self) -> str:
         return self.message

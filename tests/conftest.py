@@ -24,12 +24,21 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
         reporter.write_line(f"CI=true allows no skips, and there were {skipped}", red=True)
 
 
+@pytest.fixture(scope="session")
+def initialised(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """What `init` makes, once for all tests that begin with it."""
+    office = Office(tmp_path_factory.mktemp("office"))
+    office.configure()
+    office.init()
+    return (office.folder / "headoffice.db").read_bytes()
+
+
 @pytest.fixture
-def office(tmp_path: Path) -> Office:
+def office(tmp_path: Path, initialised: bytes) -> Office:
     """An initialised HeadOffice on SQLite without branches, and default settings."""
     office = Office(tmp_path)
     office.configure()
-    office.init()
+    (tmp_path / "headoffice.db").write_bytes(initialised)
     return office
 
 

@@ -24,6 +24,8 @@ class Office:
 
     folder: Path
     environ: dict[str, str] = field(default_factory=dict)
+    wrapper: tuple[str, ...] = ()
+    """A command that runs the program, such as those of `rights`."""
 
     @property
     def settings(self) -> Path:
@@ -42,7 +44,7 @@ class Office:
         return target
 
     def command(self, *arguments: str) -> list[str]:
-        return [*PROGRAM, *arguments]
+        return [*self.wrapper, *PROGRAM, *arguments]
 
     def environment(self, **environ: str) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("BRANCHMIG_")}

@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -22,6 +21,7 @@ import slow
 from journals import leave_hot_journal
 from office import Office, query
 from processes import Family, until
+from rights import ORDINARY
 
 READ_ONLY = [
     ("status",),
@@ -38,7 +38,6 @@ READ_ONLY = [
     ("branch", "list"),
     ("branch", "show", "BR001"),
 ]
-NOBODY = 65534
 
 
 def traces(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -221,17 +220,15 @@ def museum(office: Office) -> Office:
     return office
 
 
-@pytest.mark.parametrize("command", READ_ONLY, ids=" ".join)
-def test_promise_5_a_command_that_only_reads_leaves_no_trace(
-    museum: Office, command: tuple[str, ...]
-) -> None:
+def test_promise_5_a_command_that_only_reads_leaves_no_trace(museum: Office) -> None:
     before = traces(museum.folder)
-    done = museum.run(*command, code=None)
-    assert done.returncode in (0, 1), done.stderr
-    assert done.stdout
-    after = traces(museum.folder)
-    assert sorted(after) == sorted(before)
-    assert after == before
+    for command in READ_ONLY:
+        done = museum.run(*command, code=None)
+        assert done.returncode in (0, 1), f"{command}: {done.stderr}"
+        assert done.stdout, command
+        after = traces(museum.folder)
+        assert sorted(after) == sorted(before), command
+        assert after == before, command
 
 
 def test_promise_5_a_log_in_use_is_read_and_left_as_it_is(museum: Office) -> None:
@@ -253,19 +250,19 @@ def test_promise_5_a_hot_journal_is_reported_and_never_recovered(museum: Office)
     assert "apply" in error["hint"]
     validated = museum.json("validate", "BR001", code=1)
     assert "unfinished transaction" in validated["reason"]
-    for command in READ_ONLY:
+    for command in (("plan", "--all"), ("pending", "--all"), ("history", "BR001"), ("validate",)):
         museum.run(*command, code=None)
     assert traces(museum.folder) == before
 
 
 @pytest.fixture
 def stranger(museum: Office) -> Iterator[Office]:
-    """The same office in a folder that its user may read and not write."""
+    """The same office in a folder that its user, who is not root, may read and not write."""
     folder = Path(tempfile.mkdtemp())
     try:
         shutil.copytree(museum.folder, folder, dirs_exist_ok=True)
         _permit(folder, 0o444, 0o555)
-        yield Office(folder)
+        yield Office(folder, {"HOME": "/nonexistent"}, ORDINARY)
     finally:
         _permit(folder, 0o644, 0o755)
         shutil.rmtree(folder)
@@ -276,38 +273,21 @@ def _permit(folder: Path, files: int, folders: int) -> None:
         path.chmod(folders if path.is_dir() else files)
 
 
-def _as_stranger(office: Office, *command: str) -> subprocess.CompletedProcess[str]:
-    """Run as a user without rights: root would be let through by the system."""
-    other = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
-    return subprocess.run(
-        office.command(*command),
-        cwd=office.folder,
-        env=office.environment(HOME="/nonexistent"),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        **other,
-    )
-
-
 def test_promise_5_whoever_may_only_read_can_read_everything(stranger: Office) -> None:
     before = traces(stranger.folder)
     for command in READ_ONLY:
-        done = _as_stranger(stranger, *command)
+        done = stranger.run(*command, code=None)
         assert done.returncode in (0, 1), f"{command}: {done.stderr}"
         assert done.stdout, command
         assert "Error" not in done.stderr, f"{command}: {done.stderr}"
-    history = json.loads(_as_stranger(stranger, "history", "BR004", "--json").stdout)
-    assert history["appliedMigrations"] == ["a1", "a2", "a3"]
+    assert stranger.json("history", "BR004")["appliedMigrations"] == ["a1", "a2", "a3"]
     assert traces(stranger.folder) == before
 
 
 def test_promise_5_whoever_may_only_read_is_told_so_when_he_writes(stranger: Office) -> None:
     before = traces(stranger.folder)
-    done = _as_stranger(stranger, "apply-all", "--json")
-    assert done.returncode == 69, done.stderr
-    assert "read-only" in json.loads(done.stdout)["error"]["message"]
+    error = stranger.json("apply-all", code=69)["error"]
+    assert "read-only" in error["message"]
     assert traces(stranger.folder) == before
 
 
@@ -318,18 +298,22 @@ SECRET = "open-sesame-4711"
 
 def test_promise_6_a_password_is_never_shown(office: Office) -> None:
     office.use_history("linear")
+    office.add("BR001", "BR002")
     url = f"postgresql://clerk:{SECRET}@127.0.0.1:1/branch"
-    office.run("branch", "add", "BR001", "--url", "-", stdin=url)
+    office.headoffice(
+        "UPDATE branchmig_branches SET url = ?, provider = 'postgresql' WHERE code = 'BR001'",
+        (url,),
+    )
     commands = [
         ("apply", "BR001"),
         ("apply-all",),
-        *(command for command in READ_ONLY if "BR002" not in command),
+        *READ_ONLY,
+        ("branch", "update", "BR001", "--name", "other"),
         ("branch", "remove", "BR001", "--yes"),
     ]
-    for command in commands:
-        for options in ((), ("--json",), ("--debug",)):
-            done = office.run(*command, *options, code=None)
-            assert SECRET not in done.stdout + done.stderr, command
+    for number, command in enumerate(commands):
+        done = office.run(*command, "--debug", *(["--json"] if number % 2 else []), code=None)
+        assert SECRET not in done.stdout + done.stderr, command
     kept = {name: rows for name, rows in records(office).items() if name != "branchmig_branches"}
     assert SECRET not in repr(kept)
     assert SECRET not in repr(office.headoffice("SELECT * FROM branchmig_runs"))

@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from typing import TextIO
 
 import typer
 
@@ -26,10 +27,11 @@ def run() -> None:
         # Block-buffered logs would come long after what they tell of.
         sys.stderr.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     code = _guarded(lambda: app(prog_name="branchmig", standalone_mode=False))
-    try:
-        sys.stdout.flush()
-    except OSError:
-        silence_stdout()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            silence(stream)
     sys.exit(code)
 
 
@@ -38,12 +40,20 @@ def _open_standard_streams() -> None:
     stand in their place (https://sqlite.org/howtocorrupt.html, section 2.1)."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: PTH123, SIM115
+            os.set_inheritable(stream.fileno(), True)  # by the worker processes
+            setattr(sys, name, stream)
 
 
-def silence_stdout() -> None:
-    """The reader of our output has gone: what is left to print goes nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def silence(stream: TextIO) -> None:
+    """Nobody can read this stream any more: what is left to print goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _say(text: str, stream: TextIO) -> None:
+    """Print what perhaps nobody can read; the exit code tells it all the same."""
+    with contextlib.suppress(OSError):
+        print(text, file=stream)
 
 
 def _guarded(program: Callable[[], object]) -> int:
@@ -56,10 +66,10 @@ def _guarded(program: Callable[[], object]) -> int:
     except typer.TyperException as error:
         return _wrong_usage(error)
     except (KeyboardInterrupt, typer.Abort):
-        print("stopped", file=sys.stderr)
+        _say("stopped", sys.stderr)
         return 130
     except BrokenPipeError:
-        silence_stdout()
+        silence(sys.stdout)
         return 0
     except Exception as error:
         _debug_trace(error)
@@ -70,13 +80,13 @@ def _tell(error: BranchmigError) -> int:
     from ..render import documents
 
     if "--json" in sys.argv:
-        print(documents.dumps(documents.error(error)))
+        _say(documents.dumps(documents.error(error)), sys.stdout)
     else:
         from ..render.text import visible
 
-        print(f"Error: {visible(mask(error.message))}", file=sys.stderr)
+        _say(f"Error: {visible(mask(error.message))}", sys.stderr)
         if error.hint:
-            print(f"Hint: {visible(mask(error.hint))}", file=sys.stderr)
+            _say(f"Hint: {visible(mask(error.hint))}", sys.stderr)
     return error.exit_code
 
 
@@ -87,7 +97,7 @@ def _wrong_usage(error: typer.TyperException) -> int:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "branchmig"
     if type(error).__name__ == "NoArgsIsHelpError" and "--json" not in sys.argv:
-        print(context.get_help() if context else "", file=sys.stderr)
+        _say(context.get_help() if context else "", sys.stderr)
         return 2
     message: str = getattr(error, "format_message", lambda: str(error))()
     message = message.replace("Value error, ", "").removesuffix(".")
@@ -112,7 +122,7 @@ def _internal(error: Exception) -> BranchmigError:
 
 def _debug_trace(error: BaseException) -> None:
     if "--debug" in sys.argv:
-        print(_trace(error), file=sys.stderr)
+        _say(_trace(error), sys.stderr)
 
 
 def _trace(error: BaseException) -> str:

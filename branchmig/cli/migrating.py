@@ -131,6 +131,8 @@ def baseline(
 
     with session.writing("baseline", revision) as manager:
         record = manager.store.record(branch)
+        if revision != "base":
+            manager.migrator.history(record.branch.provider).check_target(revision)
         with recorded(manager) as end:
             heads = manager.baseline(record, revision)
             end(0)

@@ -110,7 +110,7 @@ class Session:
 
     def show(self, document: Callable[[], object], page: Callable[[], Page]) -> None:
         """Print a result: one JSON document, or a page for people."""
-        from .failures import silence_stdout
+        from .failures import silence
 
         try:
             if self.json:
@@ -124,7 +124,7 @@ class Session:
             sys.stdout.flush()
         except OSError as error:
             # What was asked for is done, whether or not somebody still reads of it.
-            silence_stdout()
+            silence(sys.stdout)
             if not isinstance(error, BrokenPipeError):
                 raise BranchmigError(
                     f"the result cannot be written to standard output: {error.strerror}",

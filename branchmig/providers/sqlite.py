@@ -171,16 +171,20 @@ class SqliteStrategy:
         header = self._header(path)
         if header is None:
             return Snapshot(exists=False, versioned=False)
-        try:
-            for mode in _reading_modes(path, header):
-                before = _stamp(path)
+        for mode in _reading_modes(path, header):
+            before = _stamp(path)
+            try:
                 with closing(self._open(path, mode)) as driver:
+                    driver.execute("BEGIN")
                     snapshot = _read(driver, version_table)
-                # `immutable` takes no lock and sees no log: it is right only if nobody wrote.
-                if "immutable" not in mode or _stamp(path) == before:
-                    return snapshot
-        except sqlite3.Error as error:
-            raise self.explain(error, url) from error
+            except sqlite3.Error as error:
+                # A log that came or went meanwhile is opened in another way.
+                if _stamp(path) == before:
+                    raise self.explain(error, url) from error
+                continue
+            # `immutable` takes no lock and sees no log: it is right only if nobody wrote.
+            if "immutable" not in mode or _stamp(path) == before:
+                return snapshot
         raise BranchBusy(f"{path} is being written", "try again")
 
     def _header(self, path: Path) -> bytes | None:
@@ -482,16 +486,18 @@ def _reading_modes(path: Path, header: bytes) -> Iterator[str]:
     if header[_WAL_READ_VERSION] != 2:
         yield "mode=ro"
         return
-    for _ in range(3):
+    for _ in range(5):
         if Path(f"{path}-wal").exists():
             yield "mode=ro&readonly_shm=1"
         else:
             yield "mode=ro&immutable=1"
 
 
-def _stamp(path: Path) -> tuple[int, int, bool]:
+def _stamp(path: Path) -> tuple[object, ...]:
+    """What differs after somebody wrote, or opened or closed a log."""
     info = path.stat()
-    return info.st_mtime_ns, info.st_size, Path(f"{path}-wal").exists()
+    logs = (Path(f"{path}{suffix}").exists() for suffix in ("-wal", "-shm"))
+    return info.st_mtime_ns, info.st_size, *logs
 
 
 def _unfinished(path: Path) -> bool:

@@ -249,28 +249,19 @@ class Store:
         with self._transaction() as connection:
             previous = self._state_of_same(connection, branch)
             after = transition(previous, _now(connection))
+            lease = Lease(branch.id, owner, previous.lock_token + 1, previous)
             done = connection.execute(
-                sa.update(states)
-                .where(
-                    states.c.branch_id == branch.id,
-                    states.c.lock_token == previous.lock_token,
-                    _free(),
-                )
-                .values(
-                    _state_values(after)
-                    | {
-                        "lock_owner": owner,
-                        "lock_token": previous.lock_token + 1,
-                        "lock_expires_at": clock(seconds),
-                    }
-                )
+                _ACQUIRE,
+                _state_values(after)
+                | {"lock_owner": owner, "lock_token": lease.token, "seconds": float(seconds)}
+                | {"of_branch": branch.id, "of_token": previous.lock_token},
             )
             if done.rowcount != 1:
                 raise self._conflict(connection, branch)
-        return Lease(branch.id, owner, previous.lock_token + 1, previous)
+        return lease
 
     def _state_of_same(self, connection: sa.Connection, branch: Branch) -> BranchState:
-        row = connection.execute(_records().where(branches.c.id == branch.id)).first()
+        row = connection.execute(_RECORD, {"of_branch": branch.id}).first()
         if row is None or (row.url, row.is_active) != (branch.url, branch.is_active):
             raise self._conflict(connection, branch)
         return _state(row)
@@ -278,9 +269,7 @@ class Store:
     def renew(self, lease: Lease, seconds: float) -> bool:
         """Move the expiry; False where the lease is no longer this one."""
         with self._transaction() as connection:
-            done = connection.execute(
-                sa.update(states).where(*_mine(lease)).values(lock_expires_at=clock(seconds))
-            )
+            done = connection.execute(_RENEW, _mine(lease) | {"seconds": float(seconds)})
             return done.rowcount == 1
 
     def conclude(
@@ -292,20 +281,16 @@ class Store:
         written. Raises LeaseLost, with nothing written, where the lease is no longer this one.
         """
         with self._transaction() as connection:
-            row = connection.execute(sa.select(states).where(*_mine(lease))).first()
+            row = connection.execute(_LEASED, _mine(lease)).first()
             if row is None:
                 raise _lost()
             now = _now(connection)
             after = transition(_state(row), now)
-            done = connection.execute(
-                sa.update(states)
-                .where(*_mine(lease))
-                .values(_state_values(after) | {"lock_owner": None, "lock_expires_at": None})
-            )
+            done = connection.execute(_CONCLUDE, _mine(lease) | _state_values(after))
             if done.rowcount != 1:
                 raise _lost()
             if outcome is not None:
-                connection.execute(sa.insert(outcomes).values(_outcome(run, outcome, after, now)))
+                connection.execute(sa.insert(outcomes), _outcome(run, outcome, after, now))
             return after
 
     # The audit trail --------------------------------------------------------------------------
@@ -394,7 +379,7 @@ def _state_values(state: BranchState) -> dict[str, Any]:
 
 
 def _now(connection: sa.Connection) -> datetime:
-    now: datetime = connection.execute(sa.select(clock())).scalar_one()
+    now: datetime = connection.execute(_NOW).scalar_one()
     return now
 
 
@@ -402,12 +387,22 @@ def _free() -> sa.ColumnElement[bool]:
     return sa.or_(states.c.lock_owner.is_(None), states.c.lock_expires_at <= clock())
 
 
-def _mine(lease: Lease) -> tuple[sa.ColumnElement[bool], ...]:
-    return (
-        states.c.branch_id == lease.branch_id,
-        states.c.lock_owner == lease.owner,
-        states.c.lock_token == lease.token,
-    )
+def _mine(lease: Lease) -> dict[str, Any]:
+    return {"of_branch": lease.branch_id, "of_owner": lease.owner, "of_token": lease.token}
+
+
+# What a run sends for every branch, made once: the values of its columns come with the call.
+
+_LATER = clock(sa.bindparam("seconds", type_=sa.Float()))
+_OF_BRANCH = states.c.branch_id == sa.bindparam("of_branch")
+_OF_TOKEN = states.c.lock_token == sa.bindparam("of_token")
+_MINE = (_OF_BRANCH, _OF_TOKEN, states.c.lock_owner == sa.bindparam("of_owner"))
+_NOW = sa.select(clock())
+_RECORD = _records().where(_OF_BRANCH)
+_LEASED = sa.select(states).where(*_MINE)
+_ACQUIRE = sa.update(states).where(_OF_BRANCH, _OF_TOKEN, _free()).values(lock_expires_at=_LATER)
+_RENEW = sa.update(states).where(*_MINE).values(lock_expires_at=_LATER)
+_CONCLUDE = sa.update(states).where(*_MINE).values(lock_owner=None, lock_expires_at=None)
 
 
 def _lost() -> LeaseLost:

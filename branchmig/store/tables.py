@@ -69,8 +69,9 @@ class clock(FunctionElement[datetime]):  # noqa: N801 - reads as a function in s
     inherit_cache = True
     type = Moment()
 
-    def __init__(self, seconds: float = 0) -> None:
-        super().__init__(sa.literal(float(seconds), sa.Float()))
+    def __init__(self, seconds: float | sa.BindParameter[float] = 0) -> None:
+        given = isinstance(seconds, sa.BindParameter)
+        super().__init__(seconds if given else sa.literal(float(seconds), sa.Float()))
 
 
 def _seconds(element: clock, compiler: Any, options: Any) -> Any:
