@@ -22,6 +22,10 @@ class BranchmigError(Exception):
         self.message = message
         self.hint = hint
 
+    def __str__(self) -> str:
+        # Not the argument: whoever passes an error on may have added a place to its message.
+        return self.message
+
     def __reduce__(self) -> tuple[object, ...]:
         # The default would call the class with the message alone and lose what a subclass holds;
         # errors cross from the worker processes to their parent.

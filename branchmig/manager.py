@@ -110,7 +110,7 @@ class BranchMigrationManager:
         history = self.migrator.history(record.branch.provider)
         wanted = history.target_heads(self.settings.migrations.target)
         heads = record.state.heads
-        known = wanted is not None and set(heads) <= {r.id for r in history.revisions}
+        known = wanted is not None and history.knows(heads)
         behind = known and bool(history.steps(heads, self.settings.migrations.target))
         completed = record.state.status is MigrationStatus.COMPLETED
         return BranchStatus(

@@ -132,11 +132,6 @@ def _check_configured(history: History, target: str) -> None:
             history.check_target(target)
     except UnknownRevision as error:
         raise HistoryError(f"[migrations] target: {error.message}", error.hint) from None
-    if target.startswith("-"):
-        raise HistoryError(
-            f"[migrations] target: {target!r} is no revision to go up to",
-            f"its heads are {', '.join(history.heads)}",
-        )
 
 
 def _fault(snapshot: Snapshot, missing: tuple[str, ...], pending: tuple[str, ...]) -> str | None:

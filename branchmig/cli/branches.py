@@ -30,7 +30,7 @@ BranchTags = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(help="The list of branches.", no_args_is_help=True)
+    group = typer.Typer(help="The list of branches.")
     app.add_typer(group, name="branch")
     command(group, "add")(add)
     command(group, "list")(list_branches)

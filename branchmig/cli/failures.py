@@ -96,9 +96,8 @@ def _wrong_usage(error: typer.TyperException) -> int:
 
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "branchmig"
-    if type(error).__name__ == "NoArgsIsHelpError" and "--json" not in sys.argv:
-        _say(context.get_help() if context else "", sys.stderr)
-        return 2
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return 2  # it has printed itself
     message: str = getattr(error, "format_message", lambda: str(error))()
     message = message.replace("Value error, ", "").removesuffix(".")
     return _tell(UsageError(message, f"`{path} -h` shows what it takes"))

@@ -129,6 +129,10 @@ class History:
     def _ids(self) -> frozenset[str]:
         return frozenset(revision.id for revision in self.revisions)
 
+    def knows(self, heads: Heads) -> bool:
+        """Whether every one of `heads` is a revision of this history."""
+        return self._ids.issuperset(heads)
+
     def report(self, target: str) -> HistoryReport:
         """Whether this history can be trusted to bring every branch to `target`."""
         return HistoryReport(self.heads, tuple(self._findings(target)))

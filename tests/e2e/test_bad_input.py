@@ -77,24 +77,20 @@ def refuse(
     [
         ("apply NOPE", "there is no branch 'NOPE'", "branch list"),
         ("status BR001 NOPE", "there is no branch 'NOPE'", "branch list"),
-        ("unpin NOPE", "there is no branch 'NOPE'", "branch list"),
         ("apply BR002 --to nope", "there is no revision 'nope'", f"its heads are {HEAD}"),
         ("apply BR002 --to 2025", "'2025' is not one revision", f"one of {BASE[:9]}"),
         ("apply BR002 --to base", "'base' is no revision to go up to", ""),
         ("apply BR001 --to=-1", "'-1' is no revision to go up to", "apply -h"),
         ("apply BR001 --to=", "'' is no revision to go up to", "apply -h"),
         ("apply-all --to nope", "there is no revision 'nope'", f"its heads are {HEAD}"),
-        ("plan --all --to nope", "there is no revision 'nope'", f"its heads are {HEAD}"),
         ("baseline BR001 --revision nope", "there is no revision 'nope'", f"its heads are {HEAD}"),
         ("pending", "name a BRANCH, or --all, or a filter", "one of them"),
-        ("retry BR001 --all", "name a BRANCH, or --all, or a filter", "one of them"),
         ("validate BR001 --no-branches", "--no-branches looks at no branch", "leave one"),
         ("apply", "Missing argument 'BRANCH'", "`branchmig apply -h`"),
         ("apply BR001 BR002", "unexpected extra argument", "`branchmig apply -h`"),
         ("applyall", "No such command 'applyall'", "`branchmig -h`"),
         ("apply BR001 --dry-run", "No such option: --dry-run", "`branchmig apply -h`"),
         ("apply-all --shard 3/2", "it has the form I/N", "`branchmig apply-all -h`"),
-        ("apply-all --provider oracle", "'oracle' is not one of 'sqlite'", "apply-all -h"),
         ("branch update BR001", "nothing to change is named", "branch update -h"),
         ("branch update BR001 --tag a --no-tags", "contradict each other", "leave one"),
         ("branch remove BR001", "Forget the branch BR001? Nobody is here", "--yes"),
@@ -113,15 +109,10 @@ def test_a_wrong_command_is_refused(office: Office, command: str, says: str, hin
         ("BR/3", "sqlite:///x.db", "'BR/3' is not a branch code", "letters, digits"),
         ("BR\n3", "sqlite:///x.db", "'BR\\n3' is not a branch code", "letters, digits"),
         ("X", "branches/x.db", "this is not a database URL", "for example sqlite:///"),
-        ("X", "sqlite://x.db", "three slashes before the path: sqlite:///x.db", "four for an abs"),
-        ("X", "sqlite:///x.db?mode=ro", "takes no options", "nothing behind it"),
         ("X", "oracle://h/d", "unknown provider 'oracle' in the URL", "known: mariadb, mssql"),
-        ("X", f"sqlite:///{'x' * 300}.db", "longer than a path may be", "shorten it"),
         ("X", "sqlite:///branches", "is a folder, not a database file", "name a file"),
-        ("X", "sqlite:////dev/null", "is a device or a pipe, not a database file", "name a file"),
         ("X", "sqlite:///./x/../branches/br001.db", "the branch BR001 is on the same", "its own"),
         ("X", "sqlite:///headoffice.db", "X is on HeadOffice's own database", "its own"),
-        ("X", "sqlite:///./headoffice.db", "X is on HeadOffice's own database", "its own"),
         ("X", "postgresql://u:hunter2@h/d", "can be read by everybody", "`--url -`"),
         ("X", "-", "standard input holds no URL", "first line"),
     ],
@@ -161,12 +152,8 @@ def test_a_database_is_not_taken_by_another_name_for_it(
     ("text", "says"),
     [
         ("code,url\nA,sqlite:///a.db\nB/,sqlite:///b.db\n", "line 3: 'B/' is not a branch code"),
-        ("code,url\nA,sqlite:///a.db\na,sqlite:///b.db\n", "line 3: the code a is already in"),
-        ("code,url\nA,sqlite:///branches/br001.db\n", "line 2: the branch BR001 is on the same"),
         ("code,url,city\nA,sqlite:///a.db,Bonn\n", "unknown column 'city'"),
-        ("code;url\nA;sqlite:///a.db\n", "unknown column 'code;url'"),
         ('[{"code": "A", "url": "sqlite:///a.db"}, {"code": "B"', "line 1, column 54: "),
-        ('[{"code": "A", "url": "sqlite:///a.db"}, 7]', "entry 2: it is not an object"),
     ],
 )
 def test_a_list_with_one_bad_line_imports_nothing_and_names_it(
@@ -223,14 +210,11 @@ def test_with_json_the_error_is_one_document_on_standard_output(
         ("[run]\nworkers = ", "is not valid TOML: Invalid value (at line 2, column 11)", "mend"),
         ("[run]\nworkers = 0", "[run] workers: it should be greater than or equal", "default is 4"),
         ("[headoffice]\nurl = 'x.db'", "[headoffice] url: this is not a database URL", "example"),
-        ("[headoffice]\nurl = 'oracle://h'", "[headoffice] url: unknown provider", "known: maria"),
-        ("[headoffice]\nurl = 'sqlite://'", "[headoffice] url: an in-memory database", "name a"),
         ("[headoffice]\nurl = 'sqlite:///new.db'", "HeadOffice does not exist yet", "`branchmig i"),
         ("[headoffice]\nurl = 'sqlite:///void.db'", "HeadOffice has no tables yet", "`branchmig"),
         ("[migrations]\nscript_location = 'none'", "there is no folder", "script_location"),
         ("[migrations]\ntarget = 'nope'", "[migrations] target: there is no revision", "heads are"),
         ("[migrations]\ntarget = '-1'", "[migrations] target: '-1' goes down, not up", ""),
-        ("[migrations]\npreload = ['nope']", "No module named 'nope'", ""),
         ("[migrations]\nini = 'none.ini'", "there is no file", "[migrations] ini"),
     ],
 )
@@ -385,15 +369,19 @@ def test_headoffice_can_be_read_while_another_program_writes(office: Office) -> 
         office.run("status")
 
 
+LATER = "UPDATE branchmig_version SET version_num = '9999_later'"
+
+
 @pytest.mark.parametrize(
-    ("statement", "says", "hint"),
+    ("command", "statement", "says", "hint"),
     [
-        ("UPDATE branchmig_version SET version_num = '9999_later'", "is at 9999_later", "newer"),
-        ("DELETE FROM branchmig_version", "has no tables yet; this program needs", "init`"),
-        ("DROP TABLE branchmig_version", "has no tables yet; this program needs", "init`"),
+        ("status", LATER, "is at 9999_later", "newer"),
+        ("apply-all", LATER, "is at 9999_later", "newer"),
+        ("init", LATER, "is at 9999_later", "newer"),
+        ("status", "DELETE FROM branchmig_version", "has no tables yet", "init`"),
+        ("apply-all", "DROP TABLE branchmig_version", "has no tables yet", "init`"),
     ],
 )
-@pytest.mark.parametrize("command", ["status", "apply-all"])
 def test_headoffice_at_another_version_is_refused(
     office: Office, command: str, statement: str, says: str, hint: str
 ) -> None:
@@ -401,18 +389,11 @@ def test_headoffice_at_another_version_is_refused(
     refuse(office, command, code=78, says=f"HeadOffice {says}", hint=hint)
 
 
-def test_a_later_headoffice_is_not_touched_by_init(office: Office) -> None:
-    office.headoffice("UPDATE branchmig_version SET version_num = '9999_later'")
-    refuse(office, "init", code=78, says="which this program does not know", hint="upgrade")
-
-
-@pytest.mark.parametrize("command", [("status",), ("apply-all",), ("init",)])
-def test_a_headoffice_that_is_no_database_is_refused(
-    office: Office, command: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize("command", ["status", "init"])
+def test_a_headoffice_that_is_no_database_is_refused(office: Office, command: str) -> None:
     (office.folder / "headoffice.db").write_text("this is a text that somebody wrote")
     refuse(
-        office, *command,
+        office, command,
         code=69, says="headoffice.db: the file is not a SQLite database", hint="its URL",
     )  # fmt: skip
 

@@ -1,20 +1,22 @@
-"""What scripts and people rely on: documents, exit codes, streams, filters, and what states mean."""
+"""What scripts and people rely on: documents, exit codes, streams, filters, states."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
-import subprocess
+import sqlite3
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import cache
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
 import pexpect
 import pytest
-from office import Office, query
+from office import Office
 from typer.core import TyperGroup
 from typer.main import get_command
 
@@ -147,10 +149,11 @@ def fits(value: Any, shape: Any) -> bool:
 
 @pytest.fixture(scope="module")
 def founded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an initialised HeadOffice without branches."""
+    """The folder of an office with BR001, which has no database yet."""
     office = Office(tmp_path_factory.mktemp("founded"))
     office.configure()
     office.init()
+    office.add("BR001")
     return office.folder
 
 
@@ -169,7 +172,7 @@ def fleet(founded: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[O
     folder = tmp_path_factory.mktemp("fleet") / "office"
     shutil.copytree(founded, folder)
     office = Office(folder)
-    office.add("BR001", "BR002", "BR003", "BR004")
+    office.add("BR002", "BR003", "BR004")
     office.run("branch", "update", "BR002", "--tag", "north", "--name", "Zweite")
     office.run("apply", "BR001")
     office.run("apply", "BR002", "--to", BASE)
@@ -179,19 +182,25 @@ def fleet(founded: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[O
     assert office.files() == before
 
 
+@pytest.fixture(scope="module")
+def asked(fleet: Office) -> Callable[..., Any]:
+    """The document that the fleet gives for a command with an exit code; each is run once."""
+    return cache(lambda command, code=0: fleet.json(*command.split(" "), code=code))
+
+
 # Documents ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("command", "code", "shape"),
     [
-        ("pending BR001", 0, PENDING),
-        ("pending BR003", 0, PENDING),
+        ("pending BR002", 0, PENDING),
         ("pending --tag north", 0, [PENDING]),
         ("pending --all", 1, [(PENDING, BRANCH | {"pendingMigrations": NoneType, "error": ERROR})]),
         ("history BR001", 0, MIGRATIONS),
         ("history BR003", 0, MIGRATIONS),
         ("validate BR001", 0, VALIDATION),
+        ("validate BR002", 1, VALIDATION),
         ("validate BR003", 1, VALIDATION),
         ("validate", 1, VALIDATIONS),
         ("validate --no-branches", 0, VALIDATIONS),
@@ -200,56 +209,63 @@ def fleet(founded: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[O
         ("plan BR002", 0, PLAN),
         ("plan BR003 --sql", 0, PLAN_SQL),
         ("plan --all", 1, [(PLAN, BRANCH | {"steps": NoneType, "error": ERROR})]),
-        ("plan --tag north --sql", 0, [PLAN_SQL]),
         ("branch list", 0, [LISTED]),
         ("branch show BR002", 0, LISTED),
         ("pending BR004", 1, {"success": bool, "error": ERROR}),
-        ("history BR004", 1, {"success": bool, "error": ERROR}),
         ("status NOPE", 2, {"success": bool, "error": ERROR}),
     ],
 )
 def test_a_document_has_its_keys_and_its_types(
-    fleet: Office, command: str, code: int, shape: Any
+    asked: Callable[..., Any], command: str, code: int, shape: Any
 ) -> None:
-    document = fleet.json(*command.split(" "), code=code)
+    document = asked(command, code)
     assert document, "an empty document proves nothing"
     assert fits(document, shape), json.dumps(document, indent=2)
 
 
-def test_documents_say_what_is_true_of_a_branch_at_head(fleet: Office) -> None:
-    history = fleet.json("history", "BR001")
+def named(rows: list[dict[str, Any]], code: str) -> dict[str, Any]:
+    (row,) = (row for row in rows if row["branchCode"] == code)
+    return row
+
+
+def test_documents_say_what_is_true_of_a_branch_at_head(asked: Callable[..., Any]) -> None:
+    history = asked("history BR001")
     assert history["appliedMigrations"] == list(HISTORY)
     assert (history["pendingMigrations"], history["status"]) == ([], "Completed")
     assert history["lastMigrationDate"]
 
 
-def test_documents_say_what_is_true_of_a_branch_behind(fleet: Office) -> None:
+def test_documents_say_what_is_true_of_a_branch_behind(asked: Callable[..., Any]) -> None:
     lacking = list(HISTORY[1:])
-    assert fleet.json("pending", "BR002")["pendingMigrations"] == lacking
-    plan = fleet.json("plan", "BR002")
+    assert asked("pending BR002")["pendingMigrations"] == lacking
+    plan = asked("plan BR002")
     assert (plan["current"], plan["target"]) == (BASE, HEAD)
     assert [step["revision"] for step in plan["steps"]] == lacking
     assert (plan["steps"][0]["fromHeads"], plan["steps"][-1]["toHeads"]) == ([BASE], [HEAD])
-    validation = fleet.json("validate", "BR002", code=1)
+    validation = asked("validate BR002", 1)
     assert (validation["status"], validation["pendingMigrations"]) == ("Invalid", lacking)
     assert validation["reason"] == "behind by 3 revisions"
-    status = fleet.status("BR002")
+    status = named(asked("status"), "BR002")
     assert (status["status"], status["behind"]) == ("Pending", True)
     assert (status["lastMigrationApplied"], status["targetMigration"]) == (BASE, HEAD)
     assert (status["branchName"], status["tags"]) == ("Zweite", ["north"])
 
 
-def test_documents_say_what_is_true_of_a_branch_without_a_database(fleet: Office) -> None:
-    assert fleet.json("pending", "BR003")["count"] == len(HISTORY)
-    assert fleet.json("plan", "BR003")["current"] is None
-    validation = fleet.json("validate", "BR003", code=1)
+def test_documents_say_what_is_true_of_a_branch_without_a_database(
+    asked: Callable[..., Any],
+) -> None:
+    assert asked("pending BR003")["count"] == len(HISTORY)
+    assert asked("plan BR003")["current"] is None
+    validation = asked("validate BR003", 1)
     assert len(validation["missingTables"]) == 14
-    status = fleet.status("BR003")
+    status = named(asked("status"), "BR003")
     assert (status["lastMigrationApplied"], status["lastAttemptAt"]) == (None, None)
 
 
-def test_what_a_branch_that_cannot_be_read_lacks_is_null_in_a_list(fleet: Office) -> None:
-    rows = {row["branchCode"]: row for row in fleet.json("pending", "--all", code=1)}
+def test_what_a_branch_that_cannot_be_read_lacks_is_null_in_a_list(
+    asked: Callable[..., Any],
+) -> None:
+    rows = {row["branchCode"]: row for row in asked("pending --all", 1)}
     assert list(rows) == ["BR001", "BR002", "BR003", "BR004"]
     assert rows["BR004"]["pendingMigrations"] is None
     assert "not a SQLite database" in rows["BR004"]["error"]["message"]
@@ -257,17 +273,12 @@ def test_what_a_branch_that_cannot_be_read_lacks_is_null_in_a_list(fleet: Office
 
 def test_the_sql_of_a_plan_is_a_script_in_which_each_revision_is_recorded(fleet: Office) -> None:
     script = fleet.run("plan", "BR003", "--sql").stdout
-    scratch = fleet.folder.parent / "scratch.db"
-    scratch.unlink(missing_ok=True)
-    subprocess.run(
-        ["python3", "-c", "import sqlite3, sys; sqlite3.connect(sys.argv[1]).executescript(sys.stdin.read())", scratch],
-        input=script, text=True, check=True,
-    )  # fmt: skip
-    assert query(scratch, "SELECT version_num FROM alembic_version") == [(HEAD,)]
+    with closing(sqlite3.connect(":memory:")) as scratch:
+        scratch.executescript(script)
+        assert scratch.execute("SELECT version_num FROM alembic_version").fetchall() == [(HEAD,)]
 
 
 def test_apply_gives_a_report_base_first(office: Office) -> None:
-    office.add("BR001")
     report = office.json("apply", "br001")
     assert fits(report, REPORT), report
     assert report["appliedMigrations"] == list(HISTORY)
@@ -282,7 +293,7 @@ def test_apply_gives_a_report_base_first(office: Office) -> None:
 
 
 def test_apply_all_prefixes_what_landed_and_counts_what_failed(office: Office) -> None:
-    office.add("BR001", "BR002", "BR003")
+    office.add("BR002", "BR003")
     office.database("BR002").parent.mkdir()
     office.database("BR002").write_text("a text")
     office.run("pin", "BR003")
@@ -297,7 +308,6 @@ def test_apply_all_prefixes_what_landed_and_counts_what_failed(office: Office) -
 
 def test_what_landed_before_a_failure_is_told(office: Office) -> None:
     office.use_history("fails_midway")
-    office.add("BR001")
     report = office.json("apply", "BR001", code=1)
     assert fits(report, REPORT), report
     assert report["appliedMigrations"] == ["f1"]
@@ -307,7 +317,6 @@ def test_what_landed_before_a_failure_is_told(office: Office) -> None:
 
 def test_several_heads_are_sorted_and_joined(office: Office) -> None:
     office.use_history("two_heads", target="heads")
-    office.add("BR001")
     office.run("apply", "BR001")
     status = office.status("BR001")
     assert status["lastMigrationApplied"] == status["targetMigration"] == "b2_left, b2_right"
@@ -321,15 +330,11 @@ def test_several_heads_are_sorted_and_joined(office: Office) -> None:
     ("command", "code"),
     [
         ("pending BR001 --check", 0),
-        ("pending BR002", 0),
         ("pending BR002 --check", 1),
         ("pending --tag north --check", 1),
-        ("pending --status completed --check", 1),
         ("status --check", 1),
         ("status BR001 --check", 0),
         ("status BR002 --check", 1),
-        ("status BR003 --check", 1),
-        ("validate --no-branches", 0),
     ],
 )
 def test_check_turns_what_is_amiss_into_an_exit_code(
@@ -374,7 +379,7 @@ def commands() -> list[tuple[str, Any]]:
     return list(below("branchmig", get_command(app)))
 
 
-@pytest.mark.parametrize(("path", "command"), commands(), ids=lambda value: str(value))
+@pytest.mark.parametrize(("path", "command"), commands(), ids=str)
 def test_the_help_of_every_command_has_an_example_and_explains_every_option(
     path: str, command: Any
 ) -> None:
@@ -386,8 +391,8 @@ def test_the_help_of_every_command_has_an_example_and_explains_every_option(
 def test_help_is_printed_for_a_command_and_for_none(office: Office) -> None:
     assert "Example: branchmig branch add BR001" in office.run("branch", "add", "-h").stdout
     alone = office.run(code=2)
-    assert "apply-all" in alone.stderr
-    assert alone.stdout == ""
+    assert "apply-all" in alone.stdout
+    assert alone.stderr == ""
 
 
 def test_completion_is_a_script_and_completes(office: Office) -> None:
@@ -404,7 +409,7 @@ BOXES_AND_COLOURS = re.compile("[\u2500-\u257f\u2580-\u259f\x1b]")
 
 @pytest.mark.parametrize("json_too", [False, True])
 def test_a_pipe_gets_the_result_alone_and_the_log_is_plain(office: Office, json_too: bool) -> None:
-    office.add("BR001", "BR002")
+    office.add("BR002")
     done = office.run("apply-all", *(["--json"] if json_too else []))
     if json_too:
         json.loads(done.stdout)
@@ -417,14 +422,13 @@ def test_a_pipe_gets_the_result_alone_and_the_log_is_plain(office: Office, json_
 
 
 def test_the_log_is_json_where_that_is_asked_for(office: Office) -> None:
-    office.add("BR001")
     done = office.run("--log-format", "json", "apply-all")
     records = [json.loads(line) for line in done.stderr.splitlines()]
     assert [record["branch"] for record in records] == [None, "BR001", None]
     assert {record["level"] for record in records} == {"INFO"}
 
 
-@pytest.mark.parametrize("command", ["status", "plan BR003 --sql", "branch list --json", "-h"])
+@pytest.mark.parametrize("command", ["plan BR003 --sql", "branch list --json"])
 def test_a_reader_that_has_gone_is_no_error(fleet: Office, command: str) -> None:
     with fleet.start(*command.split(" ")) as process:
         assert process.stdout is not None
@@ -436,7 +440,6 @@ def test_a_reader_that_has_gone_is_no_error(fleet: Office, command: str) -> None
 
 @pytest.mark.parametrize(("closed", "code"), [(">&-", 0), (">&- 2>&- <&-", 0), (">/dev/full", 1)])
 def test_standard_streams_may_be_closed_or_full(office: Office, closed: str, code: int) -> None:
-    office.add("BR001")
     office.wrapper = ("sh", "-c", f'exec "$@" {closed}', "sh")
     done = office.run("apply-all", code=code)
     assert "Traceback" not in done.stderr
@@ -465,8 +468,10 @@ def screen(process: pexpect.spawn) -> list[str]:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", process.before).splitlines()
 
 
-@pytest.mark.parametrize("columns", [40, 80])
-@pytest.mark.parametrize("command", ["status", "branch list", "pending --all", "validate"])
+@pytest.mark.parametrize(
+    ("command", "columns"),
+    [("status", 40), ("status", 80), ("branch list", 40), ("pending --all", 40), ("validate", 80)],
+)
 def test_a_narrow_terminal_stays_readable(fleet: Office, command: str, columns: int) -> None:
     process = terminal(fleet, *command.split(" "), columns=columns)
     lines = screen(process)
@@ -478,7 +483,7 @@ def test_a_narrow_terminal_stays_readable(fleet: Office, command: str, columns: 
 
 
 def test_a_run_on_a_narrow_terminal_ends_with_a_table(office: Office) -> None:
-    office.add("BR001", "BR002")
+    office.add("BR002")
     process = terminal(office, "apply-all", columns=40)
     lines = screen(process)
     assert process.exitstatus == 0
@@ -486,19 +491,30 @@ def test_a_run_on_a_narrow_terminal_ends_with_a_table(office: Office) -> None:
     assert lines[-1].startswith("2 branches: 2 migrated")
 
 
-@pytest.mark.parametrize(
-    ("answer", "code", "left"), [("y\n", 0, []), ("n\n", 130, ["BR001"]), ("\x03", 130, ["BR001"])]
-)
-def test_a_question_can_be_answered_and_interrupted(
-    office: Office, answer: str, code: int, left: list[str]
-) -> None:
-    office.add("BR001")
+def asks(office: Office) -> pexpect.spawn:
     process = terminal(office, "branch", "remove", "BR001")
     process.expect_exact("Forget the branch BR001? [y/N]: ")
+    return process
+
+
+@pytest.mark.parametrize("answer", ["n\n", "\n", "\x03"])
+def test_a_question_that_is_not_answered_with_yes_changes_nothing(
+    fleet: Office, answer: str
+) -> None:
+    before = fleet.files()
+    process = asks(fleet)
     process.send(answer)
-    screen(process)
-    assert process.exitstatus == code
-    assert [row["branchCode"] for row in office.json("branch", "list")] == left
+    assert screen(process)[-1].endswith("stopped")
+    assert process.exitstatus == 130
+    assert fleet.files() == before
+
+
+def test_a_question_that_is_answered_with_yes_has_its_way(office: Office) -> None:
+    process = asks(office)
+    process.send("y\n")
+    assert screen(process)[-1] == "BR001 is forgotten."
+    assert process.exitstatus == 0
+    assert office.json("branch", "list") == []
 
 
 # Branches -----------------------------------------------------------------------------------------
@@ -507,41 +523,41 @@ def test_a_question_can_be_answered_and_interrupted(
 def test_add_show_update_and_remove(office: Office) -> None:
     identity = str(uuid.uuid4())
     added = office.json(
-        *("branch", "add", "BR001", "--url", "-", "--name", "Nord", "--id", identity),
+        *("branch", "add", "BR002", "--url", "-", "--name", "Nord", "--id", identity),
         *("--server", "h1", "--tag", "b", "--tag", "a"),
-        stdin="sqlite:///branches/br001.db\nnot this line\n",
+        stdin="sqlite:///branches/br002.db\nnot this line\n",
     )
     assert fits(added, LISTED)
     assert added == office.json("branch", "show", identity)
     assert added == {
         "branchId": identity,
-        "branchCode": "BR001",
+        "branchCode": "BR002",
         "branchName": "Nord",
         "provider": "sqlite",
-        "url": "sqlite:///branches/br001.db",
+        "url": "sqlite:///branches/br002.db",
         "server": "h1",
         "tags": ["b", "a"],
         "isActive": True,
     }
-    updated = office.json("branch", "update", "br001", "--inactive", "--no-tags")
+    updated = office.json("branch", "update", "br002", "--inactive", "--no-tags")
     assert updated == added | {"isActive": False, "tags": []}
-    assert office.json("status") == []
-    removed = office.json("branch", "remove", "BR001", "--yes")
+    assert codes(office.json("status")) == {"BR001"}
+    removed = office.json("branch", "remove", "BR002", "--yes")
     assert fits(removed, LISTED)
-    assert office.json("branch", "list") == []
+    assert codes(office.json("branch", "list")) == {"BR001"}
 
 
 def test_a_branch_can_be_added_and_migrated_at_once(office: Office) -> None:
-    report = office.json("branch", "add", "BR001", "--url", "sqlite:///br001.db", "--apply")
+    report = office.json("branch", "add", "BR002", "--url", "sqlite:///br002.db", "--apply")
     assert fits(report, REPORT)
     assert report["appliedMigrations"] == list(HISTORY)
 
 
-CSV = "code,url,tags,name\nBR001,sqlite:///a.db,n;s,Köln\nBR002,sqlite:///b.db,,\n"
+CSV = "code,url,tags,name\nA,sqlite:///a.db,n;s,Köln\nB,sqlite:///b.db,,\n"
 JSON = json.dumps(
     [
-        {"code": "BR001", "url": "sqlite:///a.db", "tags": ["n", "s"], "name": "Köln"},
-        {"code": "BR002", "url": "sqlite:///b.db"},
+        {"code": "A", "url": "sqlite:///a.db", "tags": ["n", "s"], "name": "Köln"},
+        {"code": "B", "url": "sqlite:///b.db"},
     ]
 )
 
@@ -559,20 +575,19 @@ def test_an_import_says_what_it_did_and_done_again_changes_nothing(
     again = office.json("branch", "import", "-", stdin=text)
     assert again == {"success": True, "added": 0, "updated": 0, "unchanged": 2}
     assert office.headoffice(rows) == before
-    (north, _) = office.json("branch", "list")
-    assert (north["branchName"], north["tags"]) == ("Köln", ["n", "s"])
+    cologne = office.json("branch", "show", "A")
+    assert (cologne["branchName"], cologne["tags"]) == ("Köln", ["n", "s"])
 
 
 def test_an_import_changes_what_it_names_and_keeps_the_rest(office: Office) -> None:
     office.run("branch", "import", "-", stdin=CSV)
-    counts = office.json("branch", "import", "-", stdin="url,code,server\n,br001,h9\n")
+    counts = office.json("branch", "import", "-", stdin="url,code,server\n,a,h9\n")
     assert counts == {"success": True, "added": 0, "updated": 1, "unchanged": 0}
-    shown = office.json("branch", "show", "BR001")
+    shown = office.json("branch", "show", "A")
     assert (shown["branchName"], shown["url"], shown["server"]) == ("Köln", "sqlite:///a.db", "h9")
 
 
-def test_a_password_is_shown_nowhere(office: Office) -> None:
-    """Only that a URL is stored and shown is asked here; SQLite needs no password."""
+def test_a_password_in_a_url_that_is_refused_is_not_shown(office: Office) -> None:
     done = office.run(
         *("branch", "add", "X", "--url", "-"), stdin="sqlite://u:hunter2@/x.db\n", code=2
     )
@@ -589,10 +604,7 @@ def codes(rows: list[dict[str, Any]]) -> set[str]:
 @pytest.mark.parametrize(
     ("filters", "expected"),
     [
-        ("--tag north", {"BR002"}),
-        ("--tag north --tag south", {"BR002"}),
-        ("--tag south", set()),
-        ("--provider sqlite", {"BR001", "BR002", "BR003", "BR004"}),
+        ("--tag north --tag south --provider sqlite", {"BR002"}),
         ("--provider mysql", set()),
         ("--status Completed", {"BR001"}),
         ("--status pending --tag north", {"BR002"}),
@@ -600,14 +612,14 @@ def codes(rows: list[dict[str, Any]]) -> set[str]:
     ],
 )
 def test_filters_leave_the_branches_they_name(
-    fleet: Office, filters: str, expected: set[str]
+    asked: Callable[..., Any], filters: str, expected: set[str]
 ) -> None:
-    assert codes(fleet.json("status", *filters.split(" "))) == expected
+    assert codes(asked(f"status {filters}")) == expected
 
 
 def test_shards_are_a_partition_of_the_fleet(office: Office) -> None:
-    fleet = {f"BR{number:03}" for number in range(24)}
-    office.add(*fleet)
+    fleet = {f"BR{number:03}" for number in range(1, 24)}
+    office.add(*fleet - {"BR001"})
     shards = [codes(office.json("status", "--shard", f"{i}/3")) for i in (1, 2, 3)]
     assert set.union(*shards) == fleet
     assert sum(map(len, shards)) == len(fleet)
@@ -617,7 +629,7 @@ def test_shards_are_a_partition_of_the_fleet(office: Office) -> None:
 def test_a_run_touches_what_the_filters_leave_and_nothing_else(office: Office) -> None:
     office.run("branch", "import", "-", stdin=CSV)
     report = office.json("apply-all", "--tag", "n")
-    assert codes(report["branches"]) == {"BR001"}
+    assert codes(report["branches"]) == {"A"}
     assert not (office.folder / "b.db").exists()
 
 
@@ -632,7 +644,6 @@ def outcome(report: dict[str, Any]) -> tuple[str, str | None, str]:
 
 def test_three_failures_need_a_person_who_brings_the_branch_back(office: Office) -> None:
     office.environ["BRANCHMIG_RETRY_BACKOFF_SECONDS"] = "0"
-    office.add("BR001")
     office.database("BR001").parent.mkdir()
     office.database("BR001").write_text("a text")
     ends = [outcome(office.json("apply-all", code=1)) for _ in range(3)]
@@ -647,8 +658,6 @@ def test_three_failures_need_a_person_who_brings_the_branch_back(office: Office)
     by_hand = office.json("apply", "BR001", code=1)
     assert outcome(by_hand) == ("failed", None, "RequiresManualIntervention")
     assert office.status("BR001")["retryCount"] == 4
-    office.run("status", "--check", code=1)
-
     assert office.json("retry", "BR001") == {"success": True, "count": 1, "branches": ["BR001"]}
     status = office.status("BR001")
     assert (status["status"], status["retryCount"], status["errorDetails"]) == ("Pending", 0, None)
@@ -658,7 +667,6 @@ def test_three_failures_need_a_person_who_brings_the_branch_back(office: Office)
 
 def test_a_person_may_attempt_what_is_left_alone(office: Office) -> None:
     office.environ["BRANCHMIG_RETRY_MAX_ATTEMPTS"] = "1"
-    office.add("BR001")
     office.database("BR001").parent.mkdir()
     office.database("BR001").write_text("a text")
     office.run("apply-all", code=1)
@@ -669,7 +677,6 @@ def test_a_person_may_attempt_what_is_left_alone(office: Office) -> None:
 
 
 def test_a_failed_branch_waits_before_its_next_attempt(office: Office) -> None:
-    office.add("BR001")
     office.database("BR001").parent.mkdir()
     office.database("BR001").write_text("a text")
     office.run("apply-all", code=1)
@@ -679,7 +686,6 @@ def test_a_failed_branch_waits_before_its_next_attempt(office: Office) -> None:
 
 
 def test_a_pinned_branch_is_left_alone_until_it_is_let_go(office: Office) -> None:
-    office.add("BR001")
     office.run("pin", "BR001")
     assert office.status("BR001")["pinned"] is True
     assert outcome(office.json("apply-all")) == ("skipped", "pinned", "Pending")
@@ -694,7 +700,6 @@ lock_expires_at = strftime('%Y-%m-%d %H:%M:%f', 'now', ?) || '000'
 
 
 def test_a_live_lease_keeps_others_away_until_it_is_cleared_by_force(office: Office) -> None:
-    office.add("BR001")
     office.headoffice(LEASE, ("+600 seconds",))
     held = office.json("apply", "BR001", code=75)
     assert fits(held, REPORT)
@@ -713,7 +718,7 @@ def test_a_live_lease_keeps_others_away_until_it_is_cleared_by_force(office: Off
 
 
 def test_an_expired_lease_is_cleared_without_force_and_stops_nobody(office: Office) -> None:
-    office.add("BR001", "BR002")
+    office.add("BR002")
     office.headoffice(LEASE, ("-1 seconds",))
     assert office.status("BR001")["isLocked"] is False
     assert office.json("unlock", "BR001")["branches"] == ["BR001"]
@@ -733,7 +738,6 @@ def another_tool_made(office: Office, code: str, upto: str) -> None:
 def test_a_database_of_another_tool_is_refused_and_taken_over_by_a_baseline(
     office: Office,
 ) -> None:
-    office.add("BR001")
     another_tool_made(office, "BR001", BASE)
     refused = office.json("apply", "BR001", code=1)
     assert "tables but no version table: another tool made it" in refused["errorMessage"]
@@ -742,10 +746,7 @@ def test_a_database_of_another_tool_is_refused_and_taken_over_by_a_baseline(
     too_far = office.json("baseline", "BR001", "--revision", HEAD, code=1)["error"]
     assert too_far["type"] == "DriftDetected"
     assert f"BR001 is not at {HEAD}, it lacks " in too_far["message"]
-    missing = query(
-        office.database("BR001"), "SELECT name FROM sqlite_master WHERE name = 'alembic_version'"
-    )
-    assert missing == []
+    assert office.query("BR001", "SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'") == []
 
     taken = office.json("baseline", "BR001", "--revision", BASE)
     assert taken == {
@@ -760,7 +761,6 @@ def test_a_database_of_another_tool_is_refused_and_taken_over_by_a_baseline(
 
 
 def test_a_branch_without_a_database_needs_no_baseline(office: Office) -> None:
-    office.add("BR001")
     error = office.json("baseline", "BR001", "--revision", BASE, code=1)["error"]
     assert error["type"] == "NotAdopted"
     assert "`branchmig apply` makes it" in error["hint"]
