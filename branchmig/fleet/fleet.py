@@ -161,7 +161,8 @@ def _why(state: BranchState, reason: SkipReason) -> str:
     """A skip in words, for the report and the log."""
     if reason is SkipReason.BACKOFF and state.next_attempt_at:
         return (
-            f"failed {state.retry_count} times, next attempt at {state.next_attempt_at:%H:%M:%SZ}"
+            f"failed {state.retry_count} time{'s' * (state.retry_count > 1)}, "
+            f"next attempt at {state.next_attempt_at:%H:%M:%SZ}"
         )
     if reason is SkipReason.MANUAL:
         return f"needs a person after {state.retry_count} failed attempts: {state.error}"

@@ -160,7 +160,9 @@ def _verdict(result: ValidationResult | HistoryReport) -> str:
 
 def _findings(history: HistoryReport) -> Iterator[Line]:
     verdict = _verdict(history)
-    yield Line(f"migrations: {verdict}, heads: {heads_text(history.heads)}", _VALID[verdict])
+    yield Line(
+        f"migrations: {verdict}, heads: {heads_text(history.heads) or 'none'}", _VALID[verdict]
+    )
     for finding in history.findings:
         yield Line(f"  {mask(finding)}", "red")
 
