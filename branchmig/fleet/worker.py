@@ -2,8 +2,8 @@
 
 Alembic keeps its context in globals of the process, so migrations never share one; and an executor
 breaks as a whole when its process is killed, so each worker is an executor of its own. A pipe joins
-it to the parent: fences come down it, the branch that is begun goes up, and its end tells the worker
-that the parent died.
+it to the parent: fences come down it, the branch that is begun goes up, and its end tells the
+worker that the parent died.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Worker:
             self._control.send(state)
 
     def _has_begun(self) -> bool:
-        """Whether the worker has said so since it was last asked; a dead one's word is still here."""
+        """Whether the worker has said so since it was last asked; a dead one's word is kept."""
         with suppress(OSError, EOFError):
             if self._control is not None and self._control.poll():
                 return bool(self._control.recv())

@@ -12,6 +12,7 @@ import os
 import re
 import sqlite3
 import stat
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -40,6 +41,10 @@ from .protocol import Capabilities, Limits
 _MAGIC = b"SQLite format 3\0"
 _WAL_READ_VERSION = 19
 """Offset of the header byte that is 2 in write-ahead mode (https://sqlite.org/fileformat2.html)."""
+
+_READS = 10
+_PAUSE = 0.01
+"""How often a file whose log comes and goes is read anew, and seconds between two such reads."""
 
 _ENDS_TRANSACTION = re.compile(
     r"(?:\s|--[^\n]*\n|/\*.*?\*/)*(COMMIT|END|ROLLBACK)\b(?!\s+(TRANSACTION\s+)?TO\b)",
@@ -171,21 +176,25 @@ class SqliteStrategy:
         header = self._header(path)
         if header is None:
             return Snapshot(exists=False, versioned=False)
-        for mode in _reading_modes(path, header):
+        found: BranchmigError = BranchBusy(f"{path} is being written", "try again")
+        for _ in range(_READS):
             before = _stamp(path)
+            mode = _reading_mode(path, header)
             try:
                 with closing(self._open(path, mode)) as driver:
                     driver.execute("BEGIN")
                     snapshot = _read(driver, version_table)
             except sqlite3.Error as error:
-                # A log that came or went meanwhile is opened in another way.
-                if _stamp(path) == before:
-                    raise self.explain(error, url) from error
-                continue
-            # `immutable` takes no lock and sees no log: it is right only if nobody wrote.
-            if "immutable" not in mode or _stamp(path) == before:
-                return snapshot
-        raise BranchBusy(f"{path} is being written", "try again")
+                found = self.explain(error, url)
+                if not _is_wal(header) or isinstance(found, BranchBusy):
+                    raise found from error
+                # Its log may just be coming or going, and be whole in a moment.
+                time.sleep(_PAUSE)
+            else:
+                # `immutable` takes no lock and sees no log: it is right only if nobody wrote.
+                if "immutable" not in mode or _stamp(path) == before:
+                    return snapshot
+        raise found
 
     def _header(self, path: Path) -> bytes | None:
         """The first bytes of the file, None where there is no database (no file, or an empty one).
@@ -264,7 +273,7 @@ class SqliteStrategy:
             header = self._header(path)
             if header is None:
                 raise DatabaseMissing(f"there is no database {path}")
-            driver = self._open(path, next(_reading_modes(path, header)))
+            driver = self._open(path, _reading_mode(path, header))
             driver.execute("PRAGMA query_only=ON")
             return driver
 
@@ -476,26 +485,29 @@ def _engine(
     return engine
 
 
-def _reading_modes(path: Path, header: bytes) -> Iterator[str]:
-    """How to open a file so that reading it leaves nothing behind, in the order to try.
+def _is_wal(header: bytes) -> bool:
+    return header[_WAL_READ_VERSION : _WAL_READ_VERSION + 1] == b"\x02"
+
+
+def _reading_mode(path: Path, header: bytes) -> str:
+    """How to open a file so that reading it leaves nothing behind.
 
     In write-ahead mode even `mode=ro` makes the log and its index where they are missing. Without
     a log the file itself is complete, so it may be read as `immutable`; with one the reader uses
     what is there (`readonly_shm`), or fails.
     """
-    if header[_WAL_READ_VERSION] != 2:
-        yield "mode=ro"
-        return
-    for _ in range(5):
-        if Path(f"{path}-wal").exists():
-            yield "mode=ro&readonly_shm=1"
-        else:
-            yield "mode=ro&immutable=1"
+    if not _is_wal(header):
+        return "mode=ro"
+    log = Path(f"{path}-wal").exists()
+    return "mode=ro&readonly_shm=1" if log else "mode=ro&immutable=1"
 
 
 def _stamp(path: Path) -> tuple[object, ...]:
     """What differs after somebody wrote, or opened or closed a log."""
-    info = path.stat()
+    try:
+        info = path.stat()
+    except OSError:
+        return ()
     logs = (Path(f"{path}{suffix}").exists() for suffix in ("-wal", "-shm"))
     return info.st_mtime_ns, info.st_size, *logs
 

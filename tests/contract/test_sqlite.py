@@ -388,7 +388,9 @@ def test_a_pipe_is_refused_without_waiting_for_its_writer(scene: Scene) -> None:
         scene.strategy.inspect(scene.branch.url, TABLE)
 
 
-@pytest.mark.parametrize("content", [b"Dear Sir or Madam, " * 100, b"x", os.urandom(4096)])
+@pytest.mark.parametrize(
+    "content", [b"Dear Sir or Madam, " * 100, b"x", b"SQLite format 3", bytes(4096)]
+)
 def test_what_is_no_database_is_refused_and_left_alone(scene: Scene, content: bytes) -> None:
     scene.revision("r1", "pass")
     scene.file.write_bytes(content)
@@ -404,9 +406,11 @@ def test_what_is_no_database_is_refused_and_left_alone(scene: Scene, content: by
 def test_a_database_cut_short_is_called_damaged(scene: Scene) -> None:
     scene.script("CREATE TABLE shops (id); INSERT INTO shops VALUES (zeroblob(20000))")
     whole = scene.file.read_bytes()
-    scene.file.write_bytes(whole[:200] + b"\xff" * 3000)
-    with pytest.raises(BranchUnusable, match=r"damaged|not a SQLite database"):
-        scene.strategy.inspect(scene.branch.url, TABLE)
+    for length in (16, 18, 100, 4096):
+        scene.file.write_bytes(whole[:length])
+        with pytest.raises(BranchUnusable, match=r"damaged|not a SQLite database"):
+            scene.strategy.inspect(scene.branch.url, TABLE)
+        assert scene.file.stat().st_size == length
 
 
 def test_a_path_through_a_file_is_out_of_reach(scene: Scene) -> None:
@@ -616,7 +620,7 @@ def test_reads_are_right_while_another_program_writes_a_log(scene: Scene) -> Non
                 reads += 1
         (scene.folder / "enough").touch()
         writer.wait(30)
-    assert reads > 100
+    assert reads > 30
 
 
 def test_a_hot_journal_is_reported_and_not_recovered_by_reading(scene: Scene) -> None:

@@ -6,12 +6,14 @@ from alembic import op
 revision = "c1"
 down_revision = None
 
-COLUMNS = (sa.Column("id", sa.Integer, primary_key=True), sa.Column("city", sa.Unicode(80)))
+SHOP = sa.Column("shop_id", sa.Integer, sa.ForeignKey("shops.id"))
 
 
 def upgrade():
-    op.create_table("shops", *COLUMNS)
+    op.create_table("shops", sa.Column("id", sa.Integer, primary_key=True))
+    op.create_table("goods", sa.Column("id", sa.Integer, primary_key=True), SHOP)
 
 
 def downgrade():
+    op.drop_table("goods")
     op.drop_table("shops")
