@@ -77,7 +77,7 @@ def _upgraded(
     source = Source(
         str(packaged("alembic_headoffice")), version_table=VERSION_TABLE.name, probe=False
     )
-    history = History.load(source, strategy.scratch_url)
+    history = History.load(source, strategy.scratch_url, online=False)
     url = settings.headoffice.url
     strategy.create(url)
     with strategy.connect(url) as connection, strategy.lock(connection):

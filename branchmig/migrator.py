@@ -71,8 +71,12 @@ class Migrator:
         Raises HistoryError.
         """
         if provider not in self._histories:
-            scratch = self.strategy(provider).scratch_url
-            self._histories[provider] = History.load(Source.of(self.settings), scratch)
+            strategy = self.strategy(provider)
+            self._histories[provider] = History.load(
+                Source.of(self.settings),
+                strategy.scratch_url,
+                online=strategy.capabilities.scratch_in_memory,
+            )
         return self._histories[provider]
 
     # Looking ----------------------------------------------------------------------------------
@@ -210,7 +214,7 @@ class Migrator:
                     "it needs no baseline; `branchmig plan` shows what is before it",
                 )
             if revision != "base":
-                missing = self._missing(strategy, history, connection, revision)
+                missing = self._missing(branch, history, connection, revision)
                 if missing:
                     raise DriftDetected(
                         f"{branch.code} is not at {revision}, it lacks {', '.join(missing)}",
@@ -221,14 +225,15 @@ class Migrator:
 
     def _missing(
         self,
-        strategy: MigrationStrategy,
+        branch: Branch,
         history: History,
         connection: sa.Connection,
         revision: str,
     ) -> list[str]:
         """Tables and columns that `revision` should have left and that are not there."""
+        strategy = self.strategy(branch.provider)
         capabilities = strategy.capabilities
-        with strategy.scratch() as scratch:
+        with strategy.scratch(branch.url) as scratch:
             run(
                 history,
                 scratch,

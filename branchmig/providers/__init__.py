@@ -10,10 +10,12 @@ from pathlib import Path
 from ..errors import UnsupportedProvider, UsageError
 from ..model import Provider
 from .protocol import Capabilities, Limits, MigrationStrategy
+from .postgresql import PostgresqlStrategy
 from .sqlite import SqliteStrategy
 
 STRATEGIES: dict[Provider, type[MigrationStrategy]] = {
     Provider.SQLITE: SqliteStrategy,
+    Provider.POSTGRESQL: PostgresqlStrategy,
 }
 
 _BACKENDS = {

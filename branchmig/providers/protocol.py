@@ -20,12 +20,14 @@ class Capabilities:
 
     `transactional_ddl`: a failed revision leaves nothing behind; `session_lock`: a lock can be
     held for a connection over several transactions (otherwise the write transaction is the lock);
-    `creates_databases`: a missing database can be made.
+    `creates_databases`: a missing database can be made; `scratch_in_memory`: `scratch_url` can be
+    connected to and is nobody's.
     """
 
     transactional_ddl: bool
     session_lock: bool
     creates_databases: bool
+    scratch_in_memory: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +79,8 @@ class MigrationStrategy(Protocol):
     def read_engine(self, url: str) -> sa.Engine:
         """An engine whose connections cannot write and leave nothing behind."""
 
-    def scratch(self) -> AbstractContextManager[sa.Connection]:
-        """A connection to an empty database that is gone afterwards."""
+    def scratch(self, url: str) -> AbstractContextManager[sa.Connection]:
+        """A connection to an empty database, beside that of `url`, that is gone afterwards."""
 
     def lock(self, connection: sa.Connection) -> AbstractContextManager[None]:
         """The session lock. Raises BranchBusy where another session holds it."""

@@ -95,7 +95,10 @@ class SqliteStrategy:
     provider: ClassVar[Provider] = Provider.SQLITE
     dialect: ClassVar[str] = "sqlite"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        transactional_ddl=True, session_lock=False, creates_databases=True
+        transactional_ddl=True,
+        session_lock=False,
+        creates_databases=True,
+        scratch_in_memory=True,
     )
     scratch_url: ClassVar[str] = "sqlite://"
 
@@ -228,7 +231,7 @@ class SqliteStrategy:
             yield connection
 
     @contextmanager
-    def scratch(self) -> Iterator[sa.Connection]:
+    def scratch(self, url: str) -> Iterator[sa.Connection]:
         with self._one(
             self.scratch_url, lambda: sqlite3.connect(":memory:", isolation_level=None)
         ) as connection:

@@ -1,0 +1,144 @@
+"""Real database servers of our own: on loopback, on free ports, in a temporary directory."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def find(program: str, *folders: str) -> Path | None:
+    """A program on the path or where Debian puts it; of several versions the newest."""
+    found = shutil.which(program)
+    if found:
+        return Path(found).resolve()
+    for pattern in folders:
+        matches = sorted(
+            Path("/").glob(pattern), key=lambda p: [int(n) for n in p.parts if n.isdigit()]
+        )
+        if matches:
+            return matches[-1] / program
+    return None
+
+
+class Server:
+    """One server process; `stop`, `kill` and `start` may be called at will."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def ready(self) -> bool:
+        raise NotImplementedError
+
+    def url(self, database: str) -> str:
+        raise NotImplementedError
+
+    def start(self) -> None:
+        log = (self.folder / "server.log").open("ab")
+        with log:
+            self.process = subprocess.Popen(
+                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True, **self.account(),
+            )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while not self.ready():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"no server: {(self.folder / 'server.log').read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    def account(self) -> dict[str, Any]:
+        return {}
+
+    def stop(self, signum: int = signal.SIGTERM) -> None:
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signum)
+            self.process.wait(60)
+
+    def kill(self) -> None:
+        """As a power cut would."""
+        if self.process and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(60)
+
+
+class Postgresql(Server):
+    """PostgreSQL; it refuses to run as root, so root lends it an account."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        postgres = find("postgres", "usr/lib/postgresql/*/bin")
+        initdb = find("initdb", "usr/lib/postgresql/*/bin")
+        if not postgres or not initdb:
+            raise FileNotFoundError("PostgreSQL is not installed: apt install postgresql")
+        self._postgres = postgres
+        self._data = folder / "data"
+        if "user" in self.account():
+            shutil.chown(folder, *self.account().values())
+        subprocess.run(
+            [initdb, "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync",
+             "--locale=C.UTF-8"],
+            check=True, stdout=subprocess.DEVNULL, cwd=folder, **self.account(),
+        )  # fmt: skip
+
+    def account(self) -> dict[str, Any]:
+        if os.geteuid() != 0:
+            return {}
+        known = {entry.pw_name: entry for entry in pwd.getpwall()}
+        entry = known.get("postgres") or known["nobody"]
+        return {"user": entry.pw_uid, "group": entry.pw_gid}
+
+    def command(self) -> list[str]:
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "port": self.port,
+            "unix_socket_directories": "",
+            "max_connections": 200,
+            "fsync": "off",
+        }
+        return [
+            str(self._postgres), "-D", str(self._data),
+            *(word for k, v in options.items() for word in ("-c", f"{k}={v}")),
+        ]  # fmt: skip
+
+    def ready(self) -> bool:
+        import psycopg
+
+        try:
+            psycopg.connect(
+                host="127.0.0.1", port=self.port, user="postgres", connect_timeout=2
+            ).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def url(self, database: str) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+
+@contextmanager
+def running(server: Server) -> Iterator[Server]:
+    """The server, started, and ended by its process id whatever happens."""
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
