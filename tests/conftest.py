@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+import socket
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from office import Office
+from servers import Postgresql, running
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -30,3 +32,21 @@ def office(tmp_path: Path) -> Office:
     office.configure()
     office.init()
     return office
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgresql]:
+    """A PostgreSQL server of our own; databases in it are the tests' to make."""
+    folder = tmp_path_factory.mktemp("postgresql")
+    # The account that the server runs as has to come through to its folder.
+    for parent in (folder, *folder.parents[:2]):
+        parent.chmod(0o755)
+    with running(Postgresql(folder)) as server:
+        yield server
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port that accepts connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]

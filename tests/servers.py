@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 
 def free_port() -> int:
@@ -134,8 +134,11 @@ class Postgresql(Server):
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
 
+S = TypeVar("S", bound=Server)
+
+
 @contextmanager
-def running(server: Server) -> Iterator[Server]:
+def running(server: S) -> Iterator[S]:
     """The server, started, and ended by its process id whatever happens."""
     try:
         server.start()
