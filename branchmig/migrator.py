@@ -22,6 +22,7 @@ from .errors import (
     DriftDetected,
     LeaseLost,
     MigrationFailed,
+    NeedsPerson,
     NotAdopted,
     Stopped,
     ValidationFailed,
@@ -35,6 +36,7 @@ from .model import (
     Heads,
     Plan,
     Provider,
+    Resolution,
     SkipReason,
     Snapshot,
     Step,
@@ -42,7 +44,7 @@ from .model import (
     ValidationResult,
     heads_text,
 )
-from .providers import Limits, MigrationStrategy, strategy_for
+from .providers import Limits, MigrationStrategy, NoJournal, strategy_for
 from .revisions.environment import offline_sql, run, stamp
 from .revisions.history import History
 from .revisions.hooks import NoHooks
@@ -191,8 +193,20 @@ class Migrator:
         result = work.result() if work else Attempt()
         if skip:
             return replace(result, skip=skip, reason=Failure.of(found).message)
+        if isinstance(found, NeedsPerson):
+            return replace(result, failure=Failure.of(found, FailureKind.MANUAL))
         kind = strategy.classify(_root(error)) if strategy else FailureKind.PERMANENT
         return replace(result, failure=Failure.of(found, kind))
+
+    def resolve(self, branch: Branch, resolution: Resolution, fence: Fence) -> str:
+        """Settle, as a person says, a revision that broke half way; what was done, as a sentence.
+
+        Raises UsageError where there is nothing to settle, ProviderError, BranchBusy.
+        """
+        strategy = self.strategy(branch.provider)
+        with strategy.connect(branch.url) as connection, strategy.lock(connection):
+            fence.check_step()
+            return strategy.journal(connection, branch.code).resolve(resolution)
 
     # Adopting ---------------------------------------------------------------------------------
 
@@ -277,6 +291,7 @@ class _Work(NoHooks):
         self.heads: Heads | None = None
         self.applied: list[str] = []
         self.warnings: list[str] = []
+        self.journal = NoJournal()
         self._connection: sa.Connection | None = None
         self._broken: Any = None
         self._running: str | None = None
@@ -297,11 +312,14 @@ class _Work(NoHooks):
             self._refuse_foreign(snapshot)
             self.heads = snapshot.heads
             self.plan = self.history.plan(self.task.branch, snapshot.heads, self.task.target)
+            self.journal = self.strategy.journal(connection, self.task.branch.code)
             if not self.plan.steps:
+                if snapshot.unfinished:
+                    self.journal.settle(snapshot.heads)
                 return
             sa.event.listen(connection, "before_cursor_execute", self._before_statement)
             sa.event.listen(connection.engine, "handle_error", self._on_error)
-            with self.fence.watched(self._on_fence):
+            with self.fence.watched(self._on_fence), self.journal.kept():
                 self._run(connection, self.plan)
 
     def _run(self, connection: sa.Connection, plan: Plan) -> None:
@@ -313,7 +331,7 @@ class _Work(NoHooks):
                 self,
                 transactional_ddl=self.strategy.capabilities.transactional_ddl,
             )
-        except (LeaseLost, Stopped, MigrationFailed):
+        except (LeaseLost, Stopped, MigrationFailed, NeedsPerson):
             raise
         except (Exception, SystemExit) as error:
             raise self._failed(error) from error
@@ -332,8 +350,10 @@ class _Work(NoHooks):
         if isinstance(found, BranchBusy):
             return found
         step = self._running or "after the last step"
+        whole = self.strategy.capabilities.transactional_ddl
+        left = "was rolled back" if whole else "stands half way, journaled to go on from there"
         return MigrationFailed(
-            f"the revision {step} failed and was rolled back: {found.message}",
+            f"the revision {step} failed and {left}: {found.message}",
             found.hint or "mend the revision or the data, then run it again",
             applied=self.applied,
             failed=self._running,
@@ -371,9 +391,11 @@ class _Work(NoHooks):
         if self._broken is None:
             self._broken = self.strategy.integrity(self._connection)
         self.strategy.begin_watch(self._connection)
+        self.journal.begun(step)
 
     def executed(self, step: Step) -> None:
         assert self._connection is not None
+        self.journal.executed(step)
         ended = self.strategy.end_watch(self._connection)
         if ended == "ROLLBACK":
             raise MigrationFailed(
@@ -393,8 +415,10 @@ class _Work(NoHooks):
     def stamped(self, step: Step) -> None:
         assert self._connection is not None
         self.strategy.check_integrity(self._connection, self._broken)
+        self.journal.stamped(step)
 
     def landed(self, step: Step) -> None:
+        self.journal.landed(step)
         self.applied.append(step.revision)
         self.heads = step.to_heads
         self._running = None
@@ -418,7 +442,7 @@ def _fault(snapshot: Snapshot, missing: tuple[str, ...], pending: tuple[str, ...
         return "never migrated: there is no database"
     if not snapshot.versioned:
         return "never migrated: there is no version table"
-    reasons = []
+    reasons = ["a revision is half applied"] if snapshot.unfinished else []
     if pending:
         reasons.append(
             f"behind by {len(pending)} revisions" if len(pending) > 1 else "behind by 1 revision"

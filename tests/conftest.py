@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from office import Office
-from servers import Postgresql, running
+from servers import Mariadb, Postgresql, running
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -42,6 +42,14 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgresql]
     for parent in (folder, *folder.parents[:2]):
         parent.chmod(0o755)
     with running(Postgresql(folder)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mariadb]:
+    """A MariaDB server of our own; databases in it are the tests' to make."""
+    server = Mariadb(tmp_path_factory.mktemp("mariadb"))
+    with running(server):
         yield server
 
 

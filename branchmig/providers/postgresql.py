@@ -30,6 +30,7 @@ from ..errors import (
 )
 from ..masking import mask, remember
 from ..model import FailureKind, Provider, Snapshot, VersionTable
+from .journal import NoJournal
 from .protocol import Capabilities, Limits
 
 _LOCK_KEY = int.from_bytes(hashlib.sha256(b"branchmig").digest()[:8], "big", signed=True)
@@ -304,6 +305,9 @@ class PostgresqlStrategy:
         return f"session {row[0]} of {row[1]} from {row[2]}" if row else "another session"
 
     # Within a revision ------------------------------------------------------------------------
+
+    def journal(self, connection: sa.Connection, name: str) -> NoJournal:
+        return NoJournal()
 
     def begin_watch(self, connection: sa.Connection) -> None:
         # The id of a transaction changes when somebody ends it and another begins.

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from ..errors import BranchmigError
     from ..model import FailureKind, Provider, Snapshot, VersionTable
+    from .journal import NoJournal
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,9 @@ class MigrationStrategy(Protocol):
 
     def missing_tables(self, present: frozenset[str], required: tuple[str, ...]) -> tuple[str, ...]:
         """Those of `required` that are not there, by the engine's own rule for comparing names."""
+
+    def journal(self, connection: sa.Connection, name: str) -> NoJournal:
+        """What makes a revision that breaks half way go on from there; `name`: for messages."""
 
     def begin_watch(self, connection: sa.Connection) -> None:
         """From now on notice whether the transaction is ended by anybody."""

@@ -34,6 +34,7 @@ from ..errors import (
 )
 from ..masking import mask
 from ..model import FailureKind, Provider, Snapshot, VersionTable
+from .journal import NoJournal
 from .protocol import Capabilities, Limits
 
 _MAGIC = b"SQLite format 3\0"
@@ -312,6 +313,9 @@ class SqliteStrategy:
         return tuple(name for name in required if name.lower() not in known)
 
     # Within a revision ------------------------------------------------------------------------
+
+    def journal(self, connection: sa.Connection, name: str) -> NoJournal:
+        return NoJournal()
 
     def begin_watch(self, connection: sa.Connection) -> None:
         ended: list[str] = []
