@@ -44,7 +44,7 @@ def adopt(
                     f"{branch.code} has a version table already, at {heads_text(found)}",
                     "it needs no baseline; `branchmig plan` shows what is before it",
                 )
-            missing = list(_missing(strategy, history, connection, revision))
+            missing = list(_missing(branch, strategy, history, connection, revision))
             if missing:
                 raise DriftDetected(
                     f"{branch.code} is not at {revision}, it lacks {', '.join(missing)}",
@@ -55,12 +55,16 @@ def adopt(
 
 
 def _missing(
-    strategy: MigrationStrategy, history: History, connection: sa.Connection, revision: str
+    branch: Branch,
+    strategy: MigrationStrategy,
+    history: History,
+    connection: sa.Connection,
+    revision: str,
 ) -> Iterator[str]:
     """Tables and columns that `revision` should have left and that are not there."""
     if revision == BASE:
         return
-    with strategy.scratch() as scratch:
+    with strategy.scratch(branch.url) as scratch:
         run(
             history,
             scratch,

@@ -22,6 +22,7 @@ from .errors import (
     DatabaseVanished,
     LeaseLost,
     MigrationFailed,
+    NeedsPerson,
     NotAdopted,
     NotFound,
     PlanError,
@@ -42,7 +43,7 @@ from .model import (
     Task,
     heads_text,
 )
-from .providers import MigrationStrategy
+from .providers import MigrationStrategy, NoJournal
 from .revisions.environment import run
 from .revisions.history import History
 from .revisions.hooks import NoHooks
@@ -75,6 +76,7 @@ class Work(NoHooks):
         self.heads: Heads | None = None
         self.applied: list[str] = []
         self.warnings: list[str] = []
+        self.journal = NoJournal()
         self._connection: sa.Connection | None = None
         self._broken: Any = None
         self._running: str | None = None
@@ -123,11 +125,14 @@ class Work(NoHooks):
             self._refuse_foreign(snapshot)
             self.heads = snapshot.heads
             self.plan = self.history.plan(self.task.branch, snapshot.heads, self.task.target)
+            self.journal = self.strategy.journal(connection, self.task.branch.code)
             if not self.plan.steps:
+                if snapshot.unfinished:
+                    self.journal.settle(snapshot.heads)
                 return
             sa.event.listen(connection, "before_cursor_execute", self._before_statement)
             sa.event.listen(connection.engine, "handle_error", self._on_error)
-            with self.fence.watched(self._on_fence):
+            with self.fence.watched(self._on_fence), self.journal.kept():
                 self._run(connection, self.plan)
 
     def _run(self, connection: sa.Connection, plan: Plan) -> None:
@@ -139,7 +144,7 @@ class Work(NoHooks):
                 self,
                 transactional_ddl=self.strategy.capabilities.transactional_ddl,
             )
-        except (LeaseLost, Stopped, MigrationFailed):
+        except (LeaseLost, Stopped, MigrationFailed, NeedsPerson):
             raise
         except BaseException as error:
             raise self._failed(error) from error
@@ -156,6 +161,8 @@ class Work(NoHooks):
             )
         if self._running is None:
             what = "the work after the last revision failed"
+        elif not self.strategy.capabilities.transactional_ddl:
+            what = f"the revision {self._running} failed half way, journaled to go on from there"
         elif self._kept:
             what = f"the revision {self._running} failed half way, and what it had committed stays"
         else:
@@ -236,13 +243,16 @@ class Work(NoHooks):
         if self._broken is None:
             self._broken = self.strategy.integrity(self._connection)
         self.strategy.begin_watch(self._connection)
+        self.journal.begun(step)
 
     def broken(self, step: Step) -> None:
         assert self._connection is not None
-        self._kept = self._kept or self.strategy.end_watch(self._connection) == "COMMIT"
+        ended = self.strategy.end_watch(self._connection, failed=True)
+        self._kept = self._kept or ended == "COMMIT"
 
     def executed(self, step: Step) -> None:
         assert self._connection is not None
+        self.journal.executed(step)
         ended = self.strategy.end_watch(self._connection)
         if ended == "ROLLBACK":
             raise MigrationFailed(
@@ -262,8 +272,10 @@ class Work(NoHooks):
     def stamped(self, step: Step) -> None:
         assert self._connection is not None
         self.strategy.check_integrity(self._connection, self._broken)
+        self.journal.stamped(step)
 
     def landed(self, step: Step) -> None:
+        self.journal.landed(step)
         self.applied.append(step.revision)
         self.heads = step.to_heads
         self._running = None
@@ -301,6 +313,8 @@ def ended(
     result = work.result() if work else Attempt()
     if skip:
         return replace(result, skip=skip, reason=Failure.of(found).message)
+    if isinstance(found, NeedsPerson):
+        return replace(result, failure=Failure.of(found, FailureKind.MANUAL))
     kind = strategy.classify(root(error)) if strategy else FailureKind.PERMANENT
     return replace(result, failure=Failure.of(found, kind))
 

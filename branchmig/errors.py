@@ -146,6 +146,22 @@ class DriftDetected(PlanError):
     """The live schema is not what its revision should have left."""
 
 
+class RevisionRefused(PlanError):
+    """A revision does what this engine gives no way to do safely: mend the revision."""
+
+
+class NeedsPerson(PlanError):
+    """No further attempt can decide this; the branch goes to RequiresManualIntervention at once."""
+
+
+class JournalDiverged(NeedsPerson):
+    """A revision that broke half way does something else now than what its journal says."""
+
+
+class StatementUnknown(NeedsPerson):
+    """A statement was begun, and neither journal nor schema tells whether it landed."""
+
+
 class MigrationFailed(BranchmigError):
     """A revision failed.
 

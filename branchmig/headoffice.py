@@ -79,18 +79,19 @@ def _upgraded(
     source = Source(
         str(packaged("alembic_headoffice")), version_table=VERSION_TABLE.name, probe=False
     )
-    history = History.load(source, strategy.scratch_url)
+    history = History.load(source, strategy.scratch_url, online=False)
     url = settings.headoffice.url
     strategy.create(url)
     with strategy.connect(url) as connection, strategy.lock(connection):
         hooks = _Landed(strategy, connection)
-        run(
-            history,
-            connection,
-            history.steps(snapshot.heads, "head"),
-            hooks,
-            transactional_ddl=strategy.capabilities.transactional_ddl,
-        )
+        with hooks.journal.kept():
+            run(
+                history,
+                connection,
+                history.steps(snapshot.heads, "head"),
+                hooks,
+                transactional_ddl=strategy.capabilities.transactional_ddl,
+            )
     return tuple(hooks.applied)
 
 
@@ -151,13 +152,22 @@ class _Landed(NoHooks):
     def __init__(self, strategy: MigrationStrategy, connection: sa.Connection) -> None:
         self._strategy = strategy
         self._connection = connection
+        self.journal = strategy.journal(connection, "HeadOffice")
         self.applied: list[str] = []
 
     def begun(self, step: Step) -> None:
         if self._strategy.read(self._connection, VERSION_TABLE).heads != step.from_heads:
             raise LeaseLost("another init was quicker")
+        self.journal.begun(step)
+
+    def executed(self, step: Step) -> None:
+        self.journal.executed(step)
+
+    def stamped(self, step: Step) -> None:
+        self.journal.stamped(step)
 
     def landed(self, step: Step) -> None:
+        self.journal.landed(step)
         self.applied.append(step.revision)
 
 

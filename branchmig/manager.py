@@ -38,6 +38,7 @@ from .model import (
     PendingRevisions,
     Plan,
     Record,
+    Resolution,
     Run,
     SkipReason,
     Task,
@@ -233,6 +234,28 @@ class BranchMigrationManager:
                 lease, lambda s, now: transitions.adopt(s, heads, now), self.run, outcome
             )
             return heads
+
+    def resolve(self, record: Record, resolution: Resolution) -> str:
+        """Settle, as a person says, a revision that broke half way; the next run goes on from it.
+
+        Gives what was done, as a sentence. Raises UsageError, LeaseHeld, BranchBusy,
+        ProviderError; nothing is written then.
+        """
+        branch = record.branch
+        seconds = self.settings.run.lease_seconds
+        with hold(
+            self.store, branch, self.run.id, seconds, self.fence, lambda state, now: state
+        ) as lease:
+            try:
+                done = self.migrator.resolve(branch, resolution, self.fence)
+            except BaseException:
+                self.store.conclude(
+                    lease, lambda s, now: transitions.restore(s, lease.previous, None),
+                    self.run, None,
+                )  # fmt: skip
+                raise
+            self.store.conclude(lease, lambda s, now: transitions.reset(s), self.run, None)
+            return done
 
 
 def skipped(record: Record, reason: SkipReason, detail: str | None = None) -> Outcome:

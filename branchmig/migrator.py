@@ -14,7 +14,17 @@ from .attempt import Work, ended, explained
 from .config import Settings
 from .errors import BranchmigError, HistoryError, MultipleHeads, UnknownRevision
 from .fence import Fence
-from .model import Attempt, Branch, Heads, Plan, Provider, Snapshot, Task, ValidationResult
+from .model import (
+    Attempt,
+    Branch,
+    Heads,
+    Plan,
+    Provider,
+    Resolution,
+    Snapshot,
+    Task,
+    ValidationResult,
+)
 from .providers import Limits, MigrationStrategy, strategy_for
 from .revisions.environment import offline_sql
 from .revisions.history import History
@@ -45,8 +55,12 @@ class Migrator:
         Raises HistoryError: it cannot be loaded, or lacks the target of the settings.
         """
         if provider not in self._histories:
-            scratch = self.strategy(provider).scratch_url
-            history = History.load(Source.of(self.settings), scratch)
+            strategy = self.strategy(provider)
+            history = History.load(
+                Source.of(self.settings),
+                strategy.scratch_url,
+                online=strategy.capabilities.scratch_in_memory,
+            )
             _check_configured(history, self.settings.migrations.target)
             if self._warn and not self._histories:
                 for warning in history.warnings:
@@ -111,6 +125,21 @@ class Migrator:
             return ended(task, work, self._strategies.get(provider), error, fence)
         return work.result()
 
+    def resolve(self, branch: Branch, resolution: Resolution, fence: Fence) -> str:
+        """Settle, as a person says, a revision that broke half way; what was done, as a sentence.
+
+        Raises UsageError where there is nothing to settle, ProviderError, BranchBusy.
+        """
+        strategy = self.strategy(branch.provider)
+        try:
+            with strategy.connect(branch.url) as connection, strategy.lock(connection):
+                fence.check_step()
+                return strategy.journal(connection, branch.code).resolve(resolution)
+        except BranchmigError:
+            raise
+        except Exception as error:
+            raise explained(error, strategy, branch) from error
+
     def baseline(self, branch: Branch, revision: str, fence: Fence) -> Heads:
         """Take over a database that another tool made, as standing at `revision`; its heads then.
 
@@ -140,7 +169,7 @@ def _fault(snapshot: Snapshot, missing: tuple[str, ...], pending: tuple[str, ...
         return "there is no database: never migrated, or gone"
     if not snapshot.versioned:
         return "never migrated: there is no version table"
-    reasons = []
+    reasons = ["a revision is half applied"] if snapshot.unfinished else []
     if pending:
         reasons.append(
             f"behind by {len(pending)} revisions" if len(pending) > 1 else "behind by 1 revision"

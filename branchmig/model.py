@@ -13,6 +13,7 @@ from .terms import Direction as Direction
 from .terms import FailureKind as FailureKind
 from .terms import MigrationStatus as MigrationStatus
 from .terms import Provider as Provider
+from .terms import Resolution as Resolution
 from .terms import SkipReason as SkipReason
 from .terms import Verdict as Verdict
 
@@ -139,13 +140,15 @@ class Snapshot:
     """What a look at a live database found, without changing it.
 
     `exists`: there is a database (for SQLite: a file that is not empty); `versioned`: it has the
-    version table, if only an empty one; `tables`: every ordinary table but the version table.
+    version table, if only an empty one; `tables`: every ordinary table but the version table and
+    the journal; `unfinished`: a revision broke half way, and its journal is there.
     """
 
     exists: bool
     versioned: bool
     heads: Heads = ()
     tables: frozenset[str] = frozenset()
+    unfinished: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,10 +57,23 @@ class FailureKind(StrEnum):
     """What a strategy's `classify` makes of an exception.
 
     Only BUSY and TRANSIENT may be tried again within a run; only UNREACHABLE is waited for under
-    `retry.unreachable = "wait"`.
+    `retry.unreachable = "wait"`; MANUAL needs a person at once, whatever the attempts so far.
     """
 
     BUSY = "busy"
     TRANSIENT = "transient"
     UNREACHABLE = "unreachable"
     PERMANENT = "permanent"
+    MANUAL = "manual"
+
+
+class Resolution(StrEnum):
+    """What a person says of a revision that broke half way.
+
+    The statement in doubt is in the schema, or is not, and the revision goes on from there; or its
+    whole journal is void, and the revision begins anew on what the person has put in order.
+    """
+
+    LANDED = "landed"
+    NOT_LANDED = "not-landed"
+    DISCARD = "discard"

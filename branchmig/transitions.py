@@ -77,7 +77,7 @@ def fail(
     waits = policy.wait_for_unreachable and kind is FailureKind.UNREACHABLE
     count = state.retry_count if waits else state.retry_count + 1
     manual = not waits and count >= policy.max_attempts
-    manual = manual or previous is MigrationStatus.MANUAL
+    manual = manual or previous is MigrationStatus.MANUAL or kind is FailureKind.MANUAL
     return replace(
         state,
         status=MigrationStatus.MANUAL if manual else MigrationStatus.FAILED,

@@ -136,7 +136,7 @@ def test_version_table_options_and_arguments_reach_the_revision(scene: Scene) ->
 def test_a_callback_of_env_py_still_hears_of_every_version(scene: Scene) -> None:
     scene.use("says_much")
     history = scene.history
-    with scene.strategy.scratch() as connection:
+    with scene.strategy.scratch(scene.strategy.scratch_url) as connection:
         run(history, connection, history.steps((), "head"), NoHooks(), transactional_ddl=True)
     assert history.config.attributes["heard"] == ["s1"]
 
@@ -435,7 +435,7 @@ def test_a_missing_downgrade_does_not_keep_anybody_from_upgrading(scene: Scene) 
     assert scene.attempt().heads == ("r1",)
     history = scene.history
     step = Step("r1", Direction.DOWNGRADE, ("r1",), ())
-    with scene.strategy.scratch() as connection:
+    with scene.strategy.scratch(scene.strategy.scratch_url) as connection:
         with pytest.raises(Exception, match=r"r1 has no downgrade\(\)"):
             run(history, connection, [step], NoHooks(), transactional_ddl=True)
         assert not connection.in_transaction()
@@ -600,7 +600,7 @@ def test_planned_version_rows_are_the_ones_that_alembic_writes(
     """Whatever order of targets led there, and as plain Alembic would have it as well."""
     order = random.Random(seed).sample(TARGETS, len(TARGETS))
     plain = scene.folder / "plain.db"
-    with scene.strategy.scratch() as connection:
+    with scene.strategy.scratch(scene.strategy.scratch_url) as connection:
         compared = Compared(connection)
         heads: tuple[str, ...] = ()
         for target in order:
@@ -617,7 +617,7 @@ def test_planned_version_rows_are_the_ones_that_alembic_writes(
 def test_after_a_stamp_nothing_is_to_be_done_up_to_its_revision(
     scene: Scene, branching: History, target: str
 ) -> None:
-    with scene.strategy.scratch() as connection:
+    with scene.strategy.scratch(scene.strategy.scratch_url) as connection:
         with connection.begin():
             stamp(branching, connection, target)
         rows = scene.strategy.read(connection, branching.version_table).heads

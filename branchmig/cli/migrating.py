@@ -40,6 +40,7 @@ def register(app: typer.Typer) -> None:
     command(app, "apply-all")(apply_all)
     command(app, "baseline")(baseline)
     command(app, "retry")(retry)
+    command(app, "resolve")(resolve)
     command(app, "unlock")(unlock)
     command(app, "pin")(pin)
     command(app, "unpin")(unpin)
@@ -171,6 +172,40 @@ def retry(
 
     chosen = filters(tag, provider, status, shard)
     _each(session, "retry", branch, all, chosen, change, "to be attempted again")
+
+
+def resolve(
+    session: Session,
+    branch: BranchName,
+    landed: Annotated[
+        bool, typer.Option("--landed", help="The statement in doubt is in the schema.")
+    ] = False,
+    not_landed: Annotated[bool, typer.Option("--not-landed", help="It is not.")] = False,
+    discard: Annotated[
+        bool, typer.Option("--discard", help="Forget what the revision did; it begins anew.")
+    ] = False,
+) -> None:
+    """Say what became of a revision that broke half way, where branchmig cannot know it.
+
+    Example: branchmig resolve BR001 --landed
+    """
+    from ..model import Resolution
+
+    given = dict(zip(Resolution, (landed, not_landed, discard), strict=True))
+    chosen = [resolution for resolution, wanted in given.items() if wanted]
+    if len(chosen) != 1:
+        raise UsageError("say one of --landed, --not-landed and --discard")
+    with session.writing("resolve", chosen[0]) as manager:
+        record = manager.store.record(branch)
+        with recorded(manager) as end:
+            done = manager.resolve(record, chosen[0])
+            end(0)
+    code = record.branch.code
+    session.tell(
+        lambda: {"success": True, "branchId": record.branch.id, "branchCode": code,
+                 "resolution": chosen[0].value},
+        f"{code}: {done}; `branchmig apply {code}` goes on.",
+    )  # fmt: skip
 
 
 def unlock(

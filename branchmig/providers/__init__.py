@@ -9,11 +9,16 @@ from pathlib import Path
 
 from ..errors import UnsupportedProvider, UsageError
 from ..model import Provider
+from .journal import NoJournal
+from .mysql import MysqlStrategy
+from .postgresql import PostgresqlStrategy
 from .protocol import Capabilities, Limits, MigrationStrategy
 from .sqlite import SqliteStrategy
 
 STRATEGIES: dict[Provider, type[MigrationStrategy]] = {
     Provider.SQLITE: SqliteStrategy,
+    Provider.POSTGRESQL: PostgresqlStrategy,
+    Provider.MYSQL: MysqlStrategy,
 }
 
 _BACKENDS = {
@@ -56,4 +61,11 @@ def provider_of(url: str) -> Provider:
         ) from None
 
 
-__all__ = ["Capabilities", "Limits", "MigrationStrategy", "provider_of", "strategy_for"]
+__all__ = [
+    "Capabilities",
+    "Limits",
+    "MigrationStrategy",
+    "NoJournal",
+    "provider_of",
+    "strategy_for",
+]

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from ..errors import BranchmigError
     from ..model import FailureKind, Provider, Snapshot, VersionTable
+    from .journal import NoJournal
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +21,14 @@ class Capabilities:
 
     `transactional_ddl`: a failed revision leaves nothing behind; `session_lock`: a lock can be
     held for a connection over several transactions (otherwise the write transaction is the lock);
-    `creates_databases`: a missing database can be made.
+    `creates_databases`: a missing database can be made; `scratch_in_memory`: `scratch_url` can be
+    connected to and is nobody's.
     """
 
     transactional_ddl: bool
     session_lock: bool
     creates_databases: bool
+    scratch_in_memory: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +80,8 @@ class MigrationStrategy(Protocol):
     def read_engine(self, url: str) -> sa.Engine:
         """An engine whose connections cannot write and leave nothing behind."""
 
-    def scratch(self) -> AbstractContextManager[sa.Connection]:
-        """A connection to an empty database that is gone afterwards."""
+    def scratch(self, url: str) -> AbstractContextManager[sa.Connection]:
+        """A connection to an empty database, beside that of `url`, that is gone afterwards."""
 
     def lock(self, connection: sa.Connection) -> AbstractContextManager[None]:
         """The session lock. Raises BranchBusy where another session holds it."""
@@ -92,11 +95,17 @@ class MigrationStrategy(Protocol):
     def missing_tables(self, present: frozenset[str], required: tuple[str, ...]) -> tuple[str, ...]:
         """Those of `required` that are not there, by the engine's own rule for comparing names."""
 
+    def journal(self, connection: sa.Connection, name: str) -> NoJournal:
+        """What makes a revision that breaks half way go on from there; `name`: for messages."""
+
     def begin_watch(self, connection: sa.Connection) -> None:
         """From now on notice whether the transaction is ended by anybody."""
 
-    def end_watch(self, connection: sa.Connection) -> str | None:
-        """ "COMMIT" or "ROLLBACK" where the transaction was ended since `begin_watch`."""
+    def end_watch(self, connection: sa.Connection, *, failed: bool = False) -> str | None:
+        """ "COMMIT" or "ROLLBACK" where the transaction was ended since `begin_watch`.
+
+        `failed`: the revision raised. Then this does not, and may roll back to find out.
+        """
 
     def integrity(self, connection: sa.Connection) -> Any:
         """What is already broken, to be compared by `check_integrity`."""

@@ -36,6 +36,7 @@ from ..errors import (
 )
 from ..masking import mask
 from ..model import FailureKind, Provider, Snapshot, VersionTable
+from .journal import NoJournal
 from .protocol import Capabilities, Limits
 
 _MAGIC = b"SQLite format 3\0"
@@ -103,7 +104,10 @@ class SqliteStrategy:
     provider: ClassVar[Provider] = Provider.SQLITE
     dialect: ClassVar[str] = "sqlite"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        transactional_ddl=True, session_lock=False, creates_databases=True
+        transactional_ddl=True,
+        session_lock=False,
+        creates_databases=True,
+        scratch_in_memory=True,
     )
     scratch_url: ClassVar[str] = "sqlite://"
 
@@ -256,7 +260,7 @@ class SqliteStrategy:
             yield connection
 
     @contextmanager
-    def scratch(self) -> Iterator[sa.Connection]:
+    def scratch(self, url: str) -> Iterator[sa.Connection]:
         with self._one(
             self.scratch_url, lambda: sqlite3.connect(":memory:", isolation_level=None)
         ) as connection:
@@ -345,6 +349,9 @@ class SqliteStrategy:
 
     # Within a revision ------------------------------------------------------------------------
 
+    def journal(self, connection: sa.Connection, name: str) -> NoJournal:
+        return NoJournal()
+
     def begin_watch(self, connection: sa.Connection) -> None:
         ended: list[str] = []
         connection.info["branchmig_ended"] = ended
@@ -357,7 +364,7 @@ class SqliteStrategy:
         # The trace sees what no event of SQLAlchemy does: executescript and raw cursors.
         _driver(connection).set_trace_callback(see)
 
-    def end_watch(self, connection: sa.Connection) -> str | None:
+    def end_watch(self, connection: sa.Connection, *, failed: bool = False) -> str | None:
         driver = _driver(connection)
         driver.set_trace_callback(None)
         ended: list[str] = connection.info.pop("branchmig_ended", [])

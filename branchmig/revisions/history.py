@@ -64,8 +64,8 @@ class History:
         self._code: dict[str, CodeType] = {}
 
     @classmethod
-    def load(cls, source: Source, scratch_url: str) -> History:
-        """Load every revision and probe env.py.
+    def load(cls, source: Source, scratch_url: str, *, online: bool = True) -> History:
+        """Load every revision and probe env.py; `online`: `scratch_url` may be connected to.
 
         Raises HistoryError: cannot be loaded, is empty, its env.py fails, or strangers can write
         it and it would run as root.
@@ -78,7 +78,7 @@ class History:
                 attribute(source.setup)(config, scratch_url)
             script = ScriptDirectory.from_config(config)
             locations = config.get_main_option("version_locations")
-            recording = configured(source, config, script)
+            recording = configured(source, config, script, online=online)
             if source.version_locations:
                 use_locations(config, source)
             if config.get_main_option("version_locations") != locations:

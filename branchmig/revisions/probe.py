@@ -41,12 +41,14 @@ class Recording:
     ran: bool = False
 
 
-def configured(source: Source, config: Config, script: ScriptDirectory) -> Recording:
+def configured(
+    source: Source, config: Config, script: ScriptDirectory, *, online: bool
+) -> Recording:
     """What env.py says, where it is probed, with what the settings say laid over it.
 
     Raises HistoryError where env.py fails.
     """
-    recording = _probe(config, script) if source.probe else Recording()
+    recording = _probe(config, script, online) if source.probe else Recording()
     recording.configure = {k: v for k, v in recording.configure.items() if k not in DROPPED}
     for name in ("version_table", "version_table_schema"):
         value = getattr(source, name)
@@ -57,10 +59,10 @@ def configured(source: Source, config: Config, script: ScriptDirectory) -> Recor
     return recording
 
 
-def _probe(config: Config, script: ScriptDirectory) -> Recording:
-    """Online on the scratch database; where that fails offline, which needs no connection."""
+def _probe(config: Config, script: ScriptDirectory, online: bool) -> Recording:
+    """Online on the scratch database; without one, or where that fails, offline."""
     failures = []
-    for offline in (False, True):
+    for offline in (False, True) if online else (True,):
         recording = Recording()
         try:
             _execute(config, script, recording, offline)

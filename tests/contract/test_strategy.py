@@ -53,7 +53,8 @@ def connection(made: Database, strategy: MigrationStrategy) -> Iterator[sa.Conne
 
 
 def history_of(name: str, strategy: MigrationStrategy) -> History:
-    return History.load(Source(str(HISTORIES / name)), strategy.scratch_url)
+    online = strategy.capabilities.scratch_in_memory
+    return History.load(Source(str(HISTORIES / name)), strategy.scratch_url, online=online)
 
 
 class Watching(NoHooks):
@@ -321,9 +322,9 @@ def test_interrupting_a_connection_that_is_closed_does_no_harm(
     strategy.interrupt(connection)
 
 
-def test_a_scratch_database_is_empty_each_time(strategy: MigrationStrategy) -> None:
+def test_a_scratch_database_is_empty_each_time(made: Database, strategy: MigrationStrategy) -> None:
     for _ in range(2):
-        with strategy.scratch() as connection, connection.begin():
+        with strategy.scratch(made.url) as connection, connection.begin():
             assert strategy.schema(connection) == {}
             connection.execute(sa.text(SHOPS))
             assert set(strategy.schema(connection)) == {"shops"}

@@ -1,0 +1,593 @@
+"""The journal of a revision on an engine that commits DDL at once.
+
+Every statement of a revision is written down in the branch itself, in `branchmig_journal`: what
+changes data in one transaction with its mark, what changes the schema as begun before it and as
+done after it. An attempt that finds a journal runs the revision again, passes over what landed,
+and goes on behind it; nothing that landed is repeated. Where that cannot be certain it executes
+nothing more and asks for a person.
+
+Statements are caught where SQLAlchemy hands them to the driver. A SELECT is not journaled but
+executed again, and sees what has landed meanwhile; a revision that then does something else than
+before has diverged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NoReturn
+
+import sqlalchemy as sa
+
+from ..errors import (
+    JournalDiverged,
+    NeedsPerson,
+    PlanError,
+    RevisionRefused,
+    StatementUnknown,
+    UsageError,
+)
+from ..model import Direction, Heads, Resolution, Step
+from .statements import Fact, Kind, Language, Statement
+
+TABLE = "branchmig_journal"
+
+RESOLVE = "`branchmig resolve {} --landed`, `--not-landed` or `--discard`"
+
+
+class State(StrEnum):
+    """`refused`: the server answered with an error; `undone`: rolled back to a savepoint."""
+
+    BEGUN = "begun"
+    DONE = "done"
+    REFUSED = "refused"
+    UNDONE = "undone"
+
+
+@dataclass(slots=True)
+class Mark:
+    """One statement of a revision.
+
+    `hash`: of its text and parameters; `schema`: a rollback leaves what it did; `facts`: its
+    targets before it; `columns`: of the rows it gave; `error`: what the server refused it with.
+    """
+
+    number: int
+    hash: str
+    state: State
+    statement: str
+    schema: bool
+    facts: tuple[Fact, ...] = ()
+    columns: list[str] | None = None
+    error: list[Any] | None = None
+
+    def row(self, step: Step) -> tuple[Any, ...]:
+        details = json.dumps([self.schema, self.facts, self.columns, self.error])
+        return (
+            step.revision, step.direction.value, self.number, self.hash, self.state.value,
+            self.statement, details,
+        )  # fmt: skip
+
+    @classmethod
+    def of(cls, row: Any) -> Mark:
+        schema, facts, *rest = json.loads(row[6])
+        known = tuple(Fact(*fact) for fact in facts)
+        return cls(int(row[2]), row[3], State(row[4]), row[5], schema, known, *rest)
+
+
+class NoJournal:
+    """For engines on which a failed revision leaves nothing behind."""
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Within, revisions run."""
+        yield
+
+    def settle(self, heads: Heads) -> None:
+        """Raise JournalDiverged where a revision is half applied though none is to run."""
+
+    def begun(self, step: Step) -> None:
+        """A revision begins. Raises NeedsPerson where it cannot go on."""
+
+    def executed(self, step: Step) -> None:
+        """Its function has returned; the version row comes next."""
+
+    def stamped(self, step: Step) -> None:
+        """The version row is written and about to be committed."""
+
+    def landed(self, step: Step) -> None:
+        """It is committed."""
+
+    def resolve(self, resolution: Resolution) -> str:
+        """Do as a person says; what was done, as a sentence. Raises UsageError."""
+        raise UsageError(
+            "this branch's engine keeps no journal: a failed revision leaves nothing behind",
+            "`branchmig apply BRANCH` attempts it again",
+        )
+
+
+class Journal(NoJournal):
+    """The journal of one branch, on the connection that migrates it and holds its lock."""
+
+    def __init__(self, connection: sa.Connection, language: Language, name: str) -> None:
+        self._language = language
+        self._name = name
+        self._driver: Any = connection.connection.dbapi_connection
+        self._engine = connection.engine
+        self._step: Step | None = None
+        self._rows: dict[int, Mark] = {}
+        self._pending: list[Mark] = []
+        self._savepoints: dict[str, int] = {}
+        self._number = 0
+        self._active = False  # between a revision's first statement and its commit
+        self._closing = False  # its function has returned
+        self._cleared = False  # its rows are deleted, not yet committed
+        self._ours = False  # what reaches the driver now came through here
+        self._passed = False
+        self._ended: PlanError | None = None
+
+    # A run ------------------------------------------------------------------------------------
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        self._query(self._language.create)
+        events = (
+            ("do_execute", self._on_execute),
+            ("do_executemany", self._on_executemany),
+            ("do_execute_no_params", self._on_execute_no_params),
+        )
+        for event, listener in events:
+            sa.event.listen(self._engine, event, listener)
+        with self._guarded_driver():
+            try:
+                yield
+            except BaseException:
+                self._active = False
+                with suppress(Exception):  # the next attempt looks at the schema instead
+                    self._keep_what_landed()
+                    self._drop_if_empty()
+                raise
+            self._active = False
+            self._drop_if_empty()
+
+    @contextmanager
+    def _guarded_driver(self) -> Iterator[None]:
+        """Whatever reaches the driver passes here, also what does not come from SQLAlchemy."""
+        driver = self._driver
+        own = {"query": driver.query, "commit": driver.commit, "rollback": driver.rollback}
+
+        def query(sql: Any, *arguments: Any, **options: Any) -> Any:
+            if self._active and not self._ours:
+                self._bypassed(sql)
+            return own["query"](sql, *arguments, **options)
+
+        def commit() -> None:
+            if self._active and not self._cleared:
+                self._flush()
+            own["commit"]()
+
+        def rollback() -> None:
+            self._forget_undone()
+            own["rollback"]()
+
+        driver.query, driver.commit, driver.rollback = query, commit, rollback
+        try:
+            yield
+        finally:
+            for name in own:
+                delattr(driver, name)
+
+    def _keep_what_landed(self) -> None:
+        """After a failure: the data of this transaction is gone, its DDL is not."""
+        self._driver.rollback()
+        if self._step is not None:
+            self._flush()
+            self._driver.commit()
+        if not any(mark.state in (State.BEGUN, State.DONE) for _, mark in self._load()):
+            self._query(f"DELETE FROM {self._language.table}")
+            self._driver.commit()
+
+    def _drop_if_empty(self) -> None:
+        if not self._load():
+            self._query(f"DROP TABLE {self._language.table}")
+
+    # A step -----------------------------------------------------------------------------------
+
+    def settle(self, heads: Heads) -> None:
+        found = self._unsettled(heads)
+        if found:
+            raise self._half_applied(found, "the branch is to stay where it is")
+        self._drop_if_empty()
+
+    def begun(self, step: Step) -> None:
+        found = self._unsettled(step.from_heads)
+        wanted = (step.revision, step.direction.value)
+        if any(key != wanted for key, _ in found):
+            raise self._half_applied(found, f"the {step.direction} of {step.revision} is to run")
+        self._rows = {mark.number: mark for _, mark in found}
+        self._step, self._number, self._pending, self._savepoints = step, 0, [], {}
+        self._passed, self._ended = False, None
+        for mark in found:
+            self._decide(mark[1])
+        self._active, self._closing, self._cleared = True, False, False
+
+    def executed(self, step: Step) -> None:
+        if self._ended:
+            raise self._ended
+        if self._number < max(self._rows, default=0):
+            self._diverge(f"it ends after {self._number} statements, the journal has more")
+        self._closing = True
+
+    def stamped(self, step: Step) -> None:
+        self._query(f"DELETE FROM {self._language.table}")
+        self._cleared = True
+
+    def landed(self, step: Step) -> None:
+        self._active, self._step, self._pending = False, None, []
+
+    def _load(self) -> list[tuple[tuple[str, str], Mark]]:
+        rows = self._query(
+            "SELECT revision, direction, number, hash, state, statement, details "
+            f"FROM {self._language.table} ORDER BY revision, direction, number"
+        )
+        return [((row[0], row[1]), Mark.of(row)) for row in rows]
+
+    def _unsettled(self, heads: Heads) -> list[tuple[tuple[str, str], Mark]]:
+        """The journal, unless its revision landed as a whole after all."""
+        found = self._load()
+        if found and all(
+            (revision in heads) is (direction == Direction.UPGRADE)
+            for (revision, direction), _ in found
+        ):
+            self._query(f"DELETE FROM {self._language.table}")
+            return []
+        return found
+
+    def _half_applied(
+        self, found: list[tuple[tuple[str, str], Mark]], instead: str
+    ) -> JournalDiverged:
+        (revision, direction), mark = found[-1]
+        return JournalDiverged(
+            f"{self._name}: the {direction} of {revision} broke half way at its statement "
+            f"{mark.number}, and now {instead}",
+            f"finish {revision} first; or put the schema in order by hand, then "
+            f"`branchmig resolve {self._name} --discard`",
+        )
+
+    def _decide(self, mark: Mark) -> None:
+        """A statement that was begun: is it in the schema? Raises StatementUnknown."""
+        if mark.state is not State.BEGUN:
+            return
+        landed = self._language.landed(self._query, mark.statement, mark.facts)
+        if landed is None:
+            assert self._step is not None
+            raise StatementUnknown(
+                f"{self._name}: statement {mark.number} of {self._step.revision} "
+                f"({self._step.direction}) was begun, and whether it landed is unknown: "
+                f"{_one_line(mark.statement)} [found: "
+                f"{self._language.found(self._query, mark.facts)}]",
+                f"look whether it is there, then {RESOLVE.format(self._name)}",
+            )
+        if landed:
+            mark.state = State.DONE
+            self._pending.append(mark)
+        else:
+            del self._rows[mark.number]
+
+    # A person ---------------------------------------------------------------------------------
+
+    def resolve(self, resolution: Resolution) -> str:
+        self._query(self._language.create)
+        found = self._load()
+        try:
+            return self._resolve(resolution, found)
+        finally:
+            self._driver.commit()
+            self._drop_if_empty()
+
+    def _resolve(self, resolution: Resolution, found: list[tuple[tuple[str, str], Mark]]) -> str:
+        if not found:
+            raise UsageError(f"{self._name} has no journal: no revision broke half way there")
+        if resolution is Resolution.DISCARD:
+            self._query(f"DELETE FROM {self._language.table}")
+            return "the journal is gone; the revision begins anew"
+        (revision, direction), mark = found[-1]
+        if mark.state is not State.BEGUN:
+            raise UsageError(
+                f"no statement of {revision} is in doubt",
+                f"`branchmig apply {self._name}` goes on, `--discard` begins it anew",
+            )
+        mark.state = State.DONE if resolution is Resolution.LANDED else State.REFUSED
+        step = Step(revision, Direction(direction), (), ())
+        self._query(self._language.put, mark.row(step))
+        taken = "as landed" if resolution is Resolution.LANDED else "as not landed"
+        return f"statement {mark.number} of {revision} is taken {taken}"
+
+    # Statements -------------------------------------------------------------------------------
+
+    def _on_execute(self, cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
+        def send() -> None:
+            self._engine.dialect.do_execute(cursor, statement, parameters, context)
+
+        return self._statement(send, cursor, statement, parameters, context)
+
+    def _on_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
+        def send() -> None:
+            self._engine.dialect.do_executemany(cursor, statement, parameters, context)
+
+        return self._statement(send, cursor, statement, parameters, context)
+
+    def _on_execute_no_params(self, cursor: Any, statement: str, context: Any) -> bool:
+        def send() -> None:
+            self._engine.dialect.do_execute_no_params(cursor, statement, context)
+
+        return self._statement(send, cursor, statement, (), context)
+
+    def _statement(
+        self, send: Callable[[], None], cursor: Any, text: str, parameters: Any, context: Any
+    ) -> bool:
+        """Whether this statement has been dealt with here; otherwise SQLAlchemy sends it."""
+        if not self._active:
+            return False
+        if self._ended:
+            raise self._ended
+        read = self._language.read(text)
+        if read.kind is Kind.SCHEMA and self._closing:
+            self._refuse("changes the schema after its function has returned: " + _one_line(text))
+        if self._passed and self._language.looks_back(text):
+            self._diverge(f"it reads the result of a statement that is passed over: {text}")
+        if self._closing or read.kind is Kind.READ:
+            self._send(send)
+        elif read.kind in (Kind.SESSION, Kind.TRANSACTION):
+            self._control(send, read, text, cursor)
+        else:
+            self._journaled(send, read, text, parameters, (cursor, context))
+        return True
+
+    def _control(self, send: Callable[[], None], read: Statement, text: str, cursor: Any) -> None:
+        """A statement that changes the session or its transaction: executed each time."""
+        if read.verb == "ROLLBACK" and read.savepoint is None:
+            self._forget_undone()
+        elif read.savepoint is None and (read.commits or read.kind is Kind.TRANSACTION):
+            self._driver.commit()
+        if read.verb == "LOCK":
+            # Under LOCK TABLES only what it names can be used.
+            self._send(lambda: cursor.execute(f"{text.rstrip(' ;')}, {self._language.table} WRITE"))
+            return
+        self._send(send)
+        if read.verb == "SAVEPOINT":
+            self._savepoints[str(read.savepoint)] = len(self._pending)
+        elif read.verb == "ROLLBACK" and read.savepoint is not None:
+            for mark in self._pending[self._savepoints.get(read.savepoint, 0) :]:
+                mark.state = mark.state if mark.schema else State.UNDONE
+
+    def _journaled(
+        self,
+        send: Callable[[], None],
+        read: Statement,
+        text: str,
+        parameters: Any,
+        target: tuple[Any, Any],
+    ) -> None:
+        self._number += 1
+        schema = read.kind is Kind.SCHEMA
+        mark = Mark(self._number, _hash(text, parameters), State.DONE, text, schema)
+        if self._number <= max(self._rows, default=0):
+            before = self._rows.get(self._number)
+            if before is None or before.hash != mark.hash:
+                was = _one_line(before.statement) if before else "none"
+                self._diverge(
+                    f"its statement {self._number} was {was} and is now {_one_line(text)} "
+                    "(the text or a parameter differs)"
+                )
+            if before.state is State.DONE:
+                self._pass_over(read, before, *target)
+                return
+            if before.state is State.REFUSED and self._number < max(self._rows):
+                self._refuse_again(before)
+        if schema or self._language.is_loose(self._query, text):
+            mark.schema = True
+            self._change_schema(send, read, mark, target[0])
+        else:
+            self._change_data(send, mark, target[0])
+
+    def _change_data(self, send: Callable[[], None], mark: Mark, cursor: Any) -> None:
+        """Data and its mark share one transaction, also where each statement would be one."""
+        alone = self._driver.get_autocommit()
+        if alone:
+            self._driver.begin()
+        try:
+            self._send(send)
+        except Exception as error:
+            self._failed(mark, error)
+            raise
+        finally:
+            mark.columns = _columns(cursor)
+            self._pending.append(mark)
+            if alone:
+                self._driver.commit()
+
+    def _change_schema(
+        self, send: Callable[[], None], read: Statement, mark: Mark, cursor: Any
+    ) -> None:
+        mark.facts, mark.state = self._language.look(self._query, read), State.BEGUN
+        self._pending.append(mark)
+        self._driver.commit()
+        try:
+            self._send(send)
+        except Exception as error:
+            # Without an answer the server may still be at it: the next attempt looks.
+            if self._language.is_refusal(error) and self._did_not_land(mark):
+                self._failed(mark, error)
+                self._pending.append(mark)
+            raise
+        mark.state, mark.columns = State.DONE, _columns(cursor)
+        self._pending.append(mark)
+        if self._driver.get_autocommit():
+            self._driver.commit()
+
+    def _did_not_land(self, mark: Mark) -> bool:
+        found = self._language.landed(self._query, mark.statement, mark.facts)
+        return found is False or not mark.facts
+
+    def _failed(self, mark: Mark, error: BaseException) -> None:
+        mark.state = State.REFUSED
+        mark.error = [type(error).__name__, *(str(a) if a.__class__ is not int else a
+                                              for a in error.args)]  # fmt: skip
+        if self._language.undid_transaction(error):
+            self._pending = [m for m in self._pending if m.schema]
+            self._ended = RevisionRefused(
+                f"the server rolled the transaction back ({error}), and the revision went on",
+                "do not catch such an error in a revision: it runs again from where it stands",
+            )
+
+    def _refuse_again(self, mark: Mark) -> NoReturn:
+        """The server refused it, and the revision went on: it must take the same way again."""
+        self._pending.append(mark)
+        name, *arguments = mark.error or ["OperationalError"]
+        kind = getattr(self._engine.dialect.loaded_dbapi, name)
+        raise kind(*arguments)
+
+    def _pass_over(self, read: Statement, mark: Mark, cursor: Any, context: Any) -> None:
+        if read.unskippable:
+            self._diverge(
+                f"its statement {mark.number} landed and cannot be passed over, because "
+                f"{read.unskippable}: {_one_line(mark.statement)}"
+            )
+        self._passed = True
+        cursor.close()
+        why = (
+            f"it reads the result of its statement {mark.number}, which landed in an earlier "
+            f"attempt: {_one_line(mark.statement)}"
+        )
+        context.cursor = _PassedOver(mark.columns, lambda: self._diverge(why))
+
+    def _diverge(self, why: str) -> NoReturn:
+        """Nothing more is executed, whatever the revision does with the error."""
+        assert self._step is not None
+        if not isinstance(self._ended, NeedsPerson):
+            self._ended = JournalDiverged(
+                f"{self._name}: the {self._step.direction} of {self._step.revision} broke half "
+                f"way and differs from its journal now: {why}",
+                "mend the revision so that it repeats what it did; or finish or undo it by hand, "
+                f"then `branchmig resolve {self._name} --discard`",
+            )
+        raise self._ended
+
+    def _refuse(self, what: str) -> NoReturn:
+        assert self._step is not None
+        self._ended = RevisionRefused(
+            f"the revision {self._step.revision} {what}",
+            "mend the revision: on this engine every statement must go through op.execute or "
+            "op.get_bind(), so that it can be journaled",
+        )
+        raise self._ended
+
+    # The driver -------------------------------------------------------------------------------
+
+    def _send(self, send: Callable[[], Any]) -> None:
+        self._ours, before = True, self._ours
+        try:
+            send()
+        finally:
+            self._ours = before
+
+    def _query(self, statement: str, parameters: Any = None) -> list[Any]:
+        cursor = self._driver.cursor()
+        try:
+            self._send(lambda: cursor.execute(statement, parameters))
+            return list(cursor.fetchall()) if cursor.description else []
+        finally:
+            cursor.close()
+
+    def _flush(self) -> None:
+        """Write the marks that wait for a commit into the transaction that is committed."""
+        marks, self._pending = {mark.number: mark for mark in self._pending}, []
+        self._savepoints = {}
+        if marks:
+            assert self._step is not None
+            rows = [mark.row(self._step) for mark in marks.values()]
+            with_cursor = self._driver.cursor()
+            try:
+                self._send(lambda: with_cursor.executemany(self._language.put, rows))
+            finally:
+                with_cursor.close()
+
+    def _forget_undone(self) -> None:
+        """A rollback: what it undid has no mark. A revision that goes on after it is refused."""
+        kept = [mark for mark in self._pending if mark.schema]
+        undone = any(m.state is State.DONE for m in self._pending if not m.schema)
+        self._pending = kept
+        if undone and self._active and self._ended is None:
+            assert self._step is not None
+            self._ended = RevisionRefused(
+                f"the revision {self._step.revision} rolled back what it had done",
+                "take the ROLLBACK (or session.rollback()) out of the revision",
+            )
+
+    def _bypassed(self, sql: Any) -> None:
+        """Something reached the driver that did not come through here, if only SQLAlchemy's own."""
+        text = sql if isinstance(sql, str) else bytes(sql).decode(errors="replace")
+        read = self._language.read(text)
+        if read.kind is Kind.TRANSACTION and read.savepoint is None:
+            self._forget_undone() if read.verb == "ROLLBACK" else self._flush()
+        elif read.kind not in (Kind.READ, Kind.SESSION):
+            self._refuse(f"goes round its journal with a cursor of the driver: {_one_line(text)}")
+
+
+class _Unread:
+    """A number that nobody knows; whoever uses it is told so."""
+
+    def __init__(self, complain: Callable[[], NoReturn]) -> None:
+        self.complain = complain
+
+    def __getattr__(self, name: str) -> Any:
+        self.complain()
+
+
+def _complain(self: Any, *_: Any) -> Any:
+    self.complain()
+
+
+for _name in ("bool", "int", "index", "float", "eq", "ne", "lt", "le", "gt", "ge", "hash", "str",
+              "repr", "format", "add", "radd", "sub", "rsub", "iter", "len"):  # fmt: skip
+    setattr(_Unread, f"__{_name}__", _complain)
+
+
+class _PassedOver:
+    """Stands in for the cursor of a statement that was passed over: its result is not to be had."""
+
+    arraysize = 1
+
+    def __init__(self, columns: list[str] | None, complain: Callable[[], NoReturn]) -> None:
+        self.description = [(name, *(None,) * 6) for name in columns] if columns else None
+        self.rowcount = self.lastrowid = _Unread(complain)
+        self._complain = complain
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+    def fetchone(self) -> NoReturn:
+        self._complain()
+
+    def fetchmany(self, size: int = 1) -> NoReturn:
+        self._complain()
+
+    def fetchall(self) -> NoReturn:
+        self._complain()
+
+
+def _columns(cursor: Any) -> list[str] | None:
+    return [column[0] for column in cursor.description] if cursor.description else None
+
+
+def _hash(text: str, parameters: Any) -> str:
+    return hashlib.sha256(f"{text}\0{parameters!r}".encode()).hexdigest()
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:400]

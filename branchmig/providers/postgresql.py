@@ -1,0 +1,424 @@
+"""PostgreSQL: transactional DDL, an advisory lock for the session, limits set on every connection.
+
+The lock is `pg_try_advisory_lock`, held by the migrating connection; the server frees it when that
+connection has truly ended, which may be later than the client's death: a statement goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, ClassVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.pool import NullPool
+
+from ..errors import (
+    BranchBusy,
+    BranchmigError,
+    BranchUnreachable,
+    BranchUnusable,
+    DatabaseMissing,
+    DriverMissing,
+    ProviderError,
+    SecondConnection,
+    UsageError,
+)
+from ..masking import mask, remember
+from ..model import FailureKind, Provider, Snapshot, VersionTable
+from .journal import NoJournal
+from .protocol import Capabilities, Limits
+
+_LOCK_KEY = int.from_bytes(hashlib.sha256(b"branchmig").digest()[:8], "big", signed=True)
+"""Advisory locks belong to one database of a server, so the key needs no name in it."""
+
+_MAINTENANCE = ("postgres", "template1")
+"""Where to connect to create a database, in the order tried (createdb(1))."""
+
+_KEEPALIVE = {
+    "keepalives": 1,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+"""A half-open connection must give its lock back (libpq's connection parameters)."""
+
+_KINDS = {
+    "55P03": FailureKind.TRANSIENT,  # lock_not_available: lock_timeout
+    "40P01": FailureKind.TRANSIENT,  # deadlock_detected
+    "40001": FailureKind.TRANSIENT,  # serialization_failure
+    "53300": FailureKind.BUSY,  # too_many_connections
+    "57P01": FailureKind.UNREACHABLE,  # admin_shutdown
+    "57P02": FailureKind.UNREACHABLE,  # crash_shutdown
+    "57P03": FailureKind.UNREACHABLE,  # cannot_connect_now
+}
+"""By SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
+
+_SENTENCES = {
+    "3D000": ("the database does not exist", "create it, or let branchmig: create_databases"),
+    "28P01": ("the password is wrong", "mend the branch's URL"),
+    "28000": ("the login is refused", "look at pg_hba.conf and the branch's URL"),
+    "42501": ("the account lacks a right", "grant what the message names"),
+    "25006": ("the server is read-only", "is it a replica? Name the primary in the branch's URL"),
+    "53100": ("the server's disk is full", "free some space; the revision was rolled back"),
+    "53300": ("the server has too many connections", "the run goes slower and comes back"),
+    "55P03": ("a lock was not to be had in time", "somebody uses the table; the run comes back"),
+    "57014": ("the statement was cancelled", "look at [run] statement_timeout"),
+    "57P01": ("the server was shut down", "start it; the revision was rolled back"),
+    "57P03": ("the server is starting up or shutting down", "try again"),
+}
+
+
+class PostgresqlStrategy:
+    """A branch in a database of a PostgreSQL server."""
+
+    provider: ClassVar[Provider] = Provider.POSTGRESQL
+    dialect: ClassVar[str] = "postgresql"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        transactional_ddl=True,
+        session_lock=True,
+        creates_databases=True,
+        scratch_in_memory=False,
+    )
+    scratch_url: ClassVar[str] = "postgresql+psycopg://"
+
+    def __init__(self, limits: Limits, folder: Path) -> None:
+        self._limits = limits
+
+    # Where ------------------------------------------------------------------------------------
+
+    def check_url(self, url: str) -> None:
+        parsed = self._url(url)
+        if not parsed.database:
+            raise UsageError(
+                "the URL names no database", "postgresql://USER@HOST/DATABASE is its form"
+            )
+
+    def identity(self, url: str) -> str:
+        parsed = self._url(url)
+        host = parsed.query.get("host", parsed.host or "")
+        return f"postgresql:{host}:{parsed.port or 5432}:{parsed.database}".lower()
+
+    def _url(self, url: str) -> URL:
+        try:
+            parsed = make_url(url)
+        except (sa.exc.ArgumentError, ValueError) as error:
+            raise UsageError(f"malformed URL: {mask(str(error))}") from None
+        remember(parsed.password)
+        if "+" not in parsed.drivername:
+            # SQLAlchemy's own default is the older psycopg2.
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        return parsed
+
+    # Looking ----------------------------------------------------------------------------------
+
+    def inspect(self, url: str, version_table: VersionTable) -> Snapshot:
+        try:
+            with self._one(url, read_only=True) as connection:
+                return self.read(connection, version_table)
+        except DatabaseMissing:
+            return Snapshot(exists=False, versioned=False)
+        except sa.exc.DBAPIError as error:
+            raise self.explain(error, url) from error
+
+    def read(self, connection: sa.Connection, version_table: VersionTable) -> Snapshot:
+        with _own_transaction(connection):
+            tables = {
+                row[0]
+                for row in connection.exec_driver_sql(
+                    "SELECT tablename FROM pg_catalog.pg_tables "
+                    "WHERE schemaname = ANY (current_schemas(false))"
+                )
+            }
+            name = _quoted(version_table.name)
+            if version_table.schema:
+                name = f"{_quoted(version_table.schema)}.{name}"
+            found = connection.exec_driver_sql("SELECT to_regclass(%s)", (name,)).scalar()
+            tables.discard(version_table.name)
+            if found is None:
+                return Snapshot(exists=True, versioned=False, tables=frozenset(tables))
+            rows = connection.exec_driver_sql(f"SELECT version_num FROM {name}").scalars()
+            return Snapshot(True, True, tuple(sorted(rows)), frozenset(tables))
+
+    def schema(self, connection: sa.Connection) -> dict[str, frozenset[str]]:
+        with _own_transaction(connection):
+            found = sa.inspect(connection).get_multi_columns()
+            return {
+                name: frozenset(column["name"] for column in columns)
+                for (_, name), columns in found.items()
+            }
+
+    def missing_tables(self, present: frozenset[str], required: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name for name in required if name not in present)
+
+    # Opening ----------------------------------------------------------------------------------
+
+    def create(self, url: str) -> None:
+        wanted = self._url(url).database or ""
+        with self._maintenance(url) as connection:
+            try:
+                connection.exec_driver_sql(f"CREATE DATABASE {_quoted(wanted)}")
+            except sa.exc.DBAPIError as error:
+                # Another creator was quicker: 42P04, or 23505 where both were at it.
+                if _state(error) not in ("42P04", "23505"):
+                    raise self.explain(error, url) from error
+
+    @contextmanager
+    def _maintenance(self, url: str) -> Iterator[sa.Connection]:
+        """A connection in autocommit to a database that every server has."""
+        failures: list[BranchmigError] = []
+        for name in _MAINTENANCE:
+            try:
+                address = self._url(url).set(database=name)
+                with self._one(address.render_as_string(hide_password=False)) as connection:
+                    yield connection.execution_options(isolation_level="AUTOCOMMIT")
+                    return
+            except DatabaseMissing as error:
+                failures.append(error)
+        raise failures[0]
+
+    @contextmanager
+    def connect(self, url: str) -> Iterator[sa.Connection]:
+        with self._one(url) as connection:
+            yield connection
+
+    @contextmanager
+    def scratch(self, url: str) -> Iterator[sa.Connection]:
+        name = f"branchmig_scratch_{time.time_ns():x}"
+        address = self._url(url).set(database=name).render_as_string(hide_password=False)
+        self.create(address)
+        try:
+            with self._one(address) as connection:
+                yield connection
+        finally:
+            with self._maintenance(url) as connection:
+                connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {_quoted(name)}")
+
+    def engine(self, url: str) -> sa.Engine:
+        engine = self._engine(url)
+        sa.event.listen(engine, "connect", lambda driver, _: self._limit(driver, False))
+        return engine
+
+    def read_engine(self, url: str) -> sa.Engine:
+        engine = self._engine(url)
+        sa.event.listen(engine, "connect", lambda driver, _: self._limit(driver, True))
+        return engine
+
+    def _engine(self, url: str, **options: Any) -> sa.Engine:
+        try:
+            return sa.create_engine(
+                self._url(url),
+                connect_args={
+                    **_KEEPALIVE,
+                    "connect_timeout": max(2, round(self._limits.connect_timeout)),
+                    "application_name": "branchmig",
+                },
+                **options,
+            )
+        except ImportError as error:
+            raise DriverMissing(
+                f"the driver for PostgreSQL is not installed: {error.name}",
+                "pip install 'branchmig[postgresql]'",
+            ) from None
+
+    @contextmanager
+    def _one(self, url: str, *, read_only: bool = False) -> Iterator[sa.Connection]:
+        """One connection with its limits, and no second."""
+        engine = self._engine(url, poolclass=NullPool)
+        opened: list[bool] = []
+
+        def once(*_: Any) -> None:
+            if opened:
+                raise SecondConnection(
+                    "a second connection to the branch was asked for within one attempt",
+                    "a revision must use op.get_bind(): another connection has neither the lock "
+                    "nor the limits",
+                )
+            opened.append(True)
+
+        sa.event.listen(engine, "do_connect", once)
+        sa.event.listen(engine, "connect", lambda driver, _: self._limit(driver, read_only))
+        try:
+            connection = engine.connect()
+        except sa.exc.DBAPIError as error:
+            raise self.explain(error, url) from error
+        try:
+            with connection:
+                yield connection
+        finally:
+            engine.dispose()
+
+    def _limit(self, driver: Any, read_only: bool) -> None:
+        """Session settings of every connection; committed, or a rollback would undo them."""
+        limits = {
+            "lock_timeout": f"{round(self._limits.lock_timeout * 1000)}ms",
+            "statement_timeout": f"{round(self._limits.statement_timeout * 1000)}ms",
+            "idle_in_transaction_session_timeout": "0",
+            "default_transaction_read_only": "on" if read_only else "off",
+        }
+        with driver.cursor() as cursor:
+            for name, value in limits.items():
+                cursor.execute("SELECT set_config(%s, %s, false)", (name, value))
+        driver.commit()
+
+    # The lock ---------------------------------------------------------------------------------
+
+    @contextmanager
+    def lock(self, connection: sa.Connection) -> Iterator[None]:
+        deadline = time.monotonic() + self._limits.lock_timeout
+        while not self._ask(connection, "pg_try_advisory_lock"):
+            if time.monotonic() >= deadline:
+                raise BranchBusy(
+                    f"the database is being migrated by {self._holder(connection)}",
+                    "try again when that has ended",
+                )
+            time.sleep(0.1)
+        try:
+            yield
+        finally:
+            # A connection that is gone has given its lock back already.
+            with suppress(sa.exc.DBAPIError, sa.exc.InvalidRequestError):
+                if connection.in_transaction():
+                    connection.rollback()
+                self._ask(connection, "pg_advisory_unlock")
+
+    def _ask(self, connection: sa.Connection, function: str) -> bool:
+        with _own_transaction(connection):
+            return bool(connection.exec_driver_sql(f"SELECT {function}({_LOCK_KEY})").scalar())
+
+    def _holder(self, connection: sa.Connection) -> str:
+        high, low = (_LOCK_KEY >> 32) & 0xFFFFFFFF, _LOCK_KEY & 0xFFFFFFFF
+        with _own_transaction(connection):
+            row = connection.exec_driver_sql(
+                "SELECT a.pid, a.usename, coalesce(host(a.client_addr), 'its own host') "
+                "FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
+                "WHERE l.locktype = 'advisory' AND l.granted AND l.classid::bigint = %s "
+                "AND l.objid::bigint = %s "
+                "AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+                (high, low),
+            ).first()
+        return f"session {row[0]} of {row[1]} from {row[2]}" if row else "another session"
+
+    # Within a revision ------------------------------------------------------------------------
+
+    def journal(self, connection: sa.Connection, name: str) -> NoJournal:
+        return NoJournal()
+
+    def begin_watch(self, connection: sa.Connection) -> None:
+        # The id of a transaction changes when somebody ends it and another begins.
+        row = connection.exec_driver_sql(
+            "SELECT pg_current_xact_id()::text, current_setting('search_path')"
+        ).one()
+        connection.info["branchmig_transaction"] = row[0]
+        # A revision may set the path for the session; the next one, and the version table, need
+        # the one that the connection began with.
+        path = connection.info.setdefault("branchmig_search_path", row[1])
+        connection.exec_driver_sql("SELECT set_config('search_path', %s, false)", (path,))
+
+    def end_watch(self, connection: sa.Connection, *, failed: bool = False) -> str | None:
+        before = connection.info.pop("branchmig_transaction", None)
+        if failed:
+            return _committed(connection, before)
+        path = connection.info.get("branchmig_search_path")
+        connection.exec_driver_sql("SELECT set_config('search_path', %s, false)", (path,))
+        now = connection.exec_driver_sql("SELECT pg_current_xact_id()::text").scalar()
+        if before is None or before == now:
+            return None
+        ended = connection.exec_driver_sql("SELECT pg_xact_status(%s::xid8)", (before,)).scalar()
+        return "COMMIT" if ended == "committed" else "ROLLBACK"
+
+    def integrity(self, connection: sa.Connection) -> None:
+        """PostgreSQL checks its constraints itself."""
+
+    def check_integrity(self, connection: sa.Connection, before: None) -> None:
+        """PostgreSQL checks its constraints itself."""
+
+    def interrupt(self, connection: sa.Connection) -> None:
+        with suppress(Exception):
+            driver: Any = connection.connection.dbapi_connection
+            driver.cancel()
+
+    # Errors -----------------------------------------------------------------------------------
+
+    def is_own(self, error: BaseException) -> bool:
+        return type(error).__module__.partition(".")[0] in ("psycopg", "psycopg2")
+
+    def classify(self, error: BaseException) -> FailureKind:
+        if isinstance(error, BranchBusy):
+            return FailureKind.BUSY
+        if isinstance(error, BranchUnreachable):
+            return FailureKind.UNREACHABLE
+        state = _state(error)
+        if state is None and self.is_own(_cause(error)) and _lost(error):
+            return FailureKind.UNREACHABLE
+        if state and state.startswith("08"):
+            return FailureKind.UNREACHABLE
+        return _KINDS.get(state or "", FailureKind.PERMANENT)
+
+    def explain(self, error: BaseException, url: str) -> BranchmigError:
+        if isinstance(error, BranchmigError):
+            return error
+        state = _state(error)
+        said = " ".join(str(_cause(error)).split())
+        where = f"{self._url(url).host or 'the local server'}/{self._url(url).database}"
+        if state is None and "does not exist" in said and "database" in said:
+            state = "3D000"  # a failed connect carries no SQLSTATE
+        sentence, hint = _SENTENCES.get(state or "", (None, None))
+        text = mask(f"{where}: {sentence} ({said})" if sentence else f"{where}: {said}")
+        if state == "3D000":
+            return DatabaseMissing(text, hint)
+        kind = self.classify(error)
+        if kind is FailureKind.BUSY:
+            return BranchBusy(text, hint)
+        if kind is FailureKind.UNREACHABLE or state in ("28P01", "28000"):
+            return BranchUnreachable(text, hint or "look at host, port, network and the server")
+        return (BranchUnusable if sentence else ProviderError)(text, hint)
+
+
+@contextmanager
+def _own_transaction(connection: sa.Connection) -> Iterator[None]:
+    """Leaves the connection as it was: a question asked outside a transaction opens one."""
+    before = connection.in_transaction()
+    try:
+        yield
+    finally:
+        if not before and connection.in_transaction():
+            connection.rollback()
+
+
+def _committed(connection: sa.Connection, transaction: str | None) -> str | None:
+    """ "COMMIT" where a transaction was; one that an error has aborted answers nothing more."""
+    with suppress(Exception):
+        driver: Any = connection.connection.dbapi_connection
+        driver.rollback()
+        with driver.cursor() as cursor:
+            cursor.execute("SELECT pg_xact_status(%s::xid8)", (transaction,))
+            (ended,) = cursor.fetchone()
+        driver.rollback()
+        return "COMMIT" if ended == "committed" else None
+    return None
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _cause(error: BaseException) -> BaseException:
+    original = getattr(error, "orig", None)
+    return original if isinstance(original, BaseException) else error
+
+
+def _state(error: BaseException) -> str | None:
+    cause = _cause(error)
+    return getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+
+
+def _lost(error: BaseException) -> bool:
+    """A driver that could not connect, or whose connection broke, has only words to say so."""
+    name = type(_cause(error)).__name__
+    return name in ("OperationalError", "ConnectionTimeout", "InterfaceError")

@@ -1,0 +1,190 @@
+"""What PostgreSQL does to a migrator, each trap closed; on a server of our own."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from servers import Postgresql
+
+from branchmig.errors import BranchBusy, BranchUnreachable, BranchUnusable, DatabaseMissing
+from branchmig.model import FailureKind, VersionTable
+from branchmig.providers import Limits
+from branchmig.providers.postgresql import PostgresqlStrategy
+
+VERSION = VersionTable()
+
+
+@pytest.fixture
+def strategy() -> PostgresqlStrategy:
+    return PostgresqlStrategy(Limits(connect_timeout=5, lock_timeout=0.5), Path())
+
+
+@pytest.fixture
+def url(strategy: PostgresqlStrategy, postgresql: Postgresql) -> str:
+    """An empty database of the test's own."""
+    url = postgresql.url(f"t_{uuid.uuid4().hex}")
+    strategy.create(url)
+    return url
+
+
+def direct(url: str) -> psycopg.Connection[tuple[object, ...]]:
+    return psycopg.connect(url, autocommit=True)
+
+
+def test_a_missing_database_is_no_error_and_is_not_made_by_looking(
+    strategy: PostgresqlStrategy, postgresql: Postgresql
+) -> None:
+    url = postgresql.url(f"t_{uuid.uuid4().hex}")
+    assert not strategy.inspect(url, VERSION).exists
+    assert not strategy.inspect(url, VERSION).exists
+    with pytest.raises(DatabaseMissing), strategy.connect(url):
+        pass
+
+
+def test_any_number_may_create_one_database_at_once(
+    strategy: PostgresqlStrategy, postgresql: Postgresql
+) -> None:
+    url = postgresql.url(f"t_{uuid.uuid4().hex}")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: strategy.create(url), range(8)))
+    assert strategy.inspect(url, VERSION).exists
+
+
+def test_names_with_quotes_dashes_and_sixty_letters_are_names(
+    strategy: PostgresqlStrategy, postgresql: Postgresql
+) -> None:
+    name = 'a-"quoted" ' + "x" * 49
+    url = sa.URL.create(
+        "postgresql", "postgres", host="127.0.0.1", port=postgresql.port, database=name
+    ).render_as_string()
+    strategy.create(url)
+    assert strategy.inspect(url, VERSION).exists
+    with strategy.connect(url) as connection:
+        assert connection.exec_driver_sql("SELECT current_database()").scalar() == name
+
+
+def test_the_lock_is_held_by_one_connection_and_names_its_holder(
+    strategy: PostgresqlStrategy, url: str
+) -> None:
+    with strategy.connect(url) as first, strategy.lock(first):
+        with (
+            strategy.connect(url) as second,
+            pytest.raises(BranchBusy, match=r"session \d+ of postgres"),
+            strategy.lock(second),
+        ):
+            pass
+        assert not first.in_transaction()
+    with strategy.connect(url) as third, strategy.lock(third):
+        pass
+
+
+def test_the_lock_survives_commit_and_rollback(strategy: PostgresqlStrategy, url: str) -> None:
+    with strategy.connect(url) as first, strategy.lock(first):
+        first.exec_driver_sql("CREATE TABLE t (id int)")
+        first.commit()
+        first.exec_driver_sql("SELECT 1")
+        first.rollback()
+        with (
+            strategy.connect(url) as second,
+            pytest.raises(BranchBusy),
+            strategy.lock(second),
+        ):
+            pass
+
+
+def test_an_alter_waits_no_longer_than_the_lock_time_out_and_may_be_tried_again(
+    strategy: PostgresqlStrategy, url: str
+) -> None:
+    with direct(url) as reader:
+        reader.execute("CREATE TABLE t (id int)")
+        with reader.transaction():
+            reader.execute("SELECT * FROM t")
+            with strategy.connect(url) as connection, pytest.raises(sa.exc.DBAPIError) as failed:
+                connection.exec_driver_sql("ALTER TABLE t ADD COLUMN more int")
+    assert strategy.classify(failed.value) is FailureKind.TRANSIENT
+
+
+def test_the_limits_are_on_our_connection_only(strategy: PostgresqlStrategy, url: str) -> None:
+    with strategy.connect(url) as connection:
+        assert connection.exec_driver_sql("SHOW lock_timeout").scalar() == "500ms"
+        connection.rollback()
+        assert connection.exec_driver_sql("SHOW lock_timeout").scalar() == "500ms"
+    with direct(url) as other:
+        assert other.execute("SHOW lock_timeout").fetchone() == ("0",)
+
+
+def test_a_search_path_set_by_one_revision_does_not_reach_the_next(
+    strategy: PostgresqlStrategy, url: str
+) -> None:
+    with strategy.connect(url) as connection:
+        connection.exec_driver_sql("CREATE SCHEMA elsewhere")
+        connection.commit()
+        strategy.begin_watch(connection)
+        connection.exec_driver_sql("SET search_path TO elsewhere")
+        assert strategy.end_watch(connection) is None
+        path = connection.exec_driver_sql("SHOW search_path").scalar()
+    assert path == '"$user", public'
+
+
+def test_the_version_table_is_found_in_its_schema(strategy: PostgresqlStrategy, url: str) -> None:
+    with direct(url) as other:
+        other.execute("CREATE SCHEMA s")
+        other.execute("CREATE TABLE s.v (version_num varchar(32))")
+        other.execute("INSERT INTO s.v VALUES ('a')")
+    assert strategy.inspect(url, VersionTable("v", "s")).heads == ("a",)
+    assert not strategy.inspect(url, VersionTable("v")).versioned
+
+
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+def test_a_transaction_that_a_revision_ended_is_noticed(
+    strategy: PostgresqlStrategy, url: str, end: str
+) -> None:
+    with strategy.connect(url) as connection:
+        strategy.begin_watch(connection)
+        connection.exec_driver_sql("CREATE TABLE t (id int)")
+        connection.exec_driver_sql(end)
+        assert strategy.end_watch(connection) == end
+
+
+def test_looking_cannot_write(strategy: PostgresqlStrategy, url: str) -> None:
+    engine = strategy.read_engine(url)
+    with engine.connect() as connection, pytest.raises(sa.exc.DBAPIError) as failed:
+        connection.exec_driver_sql("CREATE TABLE t (id int)")
+    engine.dispose()
+    assert isinstance(strategy.explain(failed.value, url), BranchUnusable)
+
+
+def test_a_statement_is_cancelled_from_another_thread(
+    strategy: PostgresqlStrategy, url: str
+) -> None:
+    with strategy.connect(url) as connection:
+        timer = threading.Timer(0.3, strategy.interrupt, [connection])
+        timer.start()
+        with pytest.raises(sa.exc.DBAPIError, match="canceling statement"):
+            connection.exec_driver_sql("SELECT pg_sleep(30)")
+        timer.join()
+
+
+def test_a_closed_port_an_unknown_host_and_a_silent_server_are_unreachable(
+    strategy: PostgresqlStrategy, silent_port: int
+) -> None:
+    for address in (f"127.0.0.1:{silent_port}", "127.0.0.1:1", "no-such-host.invalid"):
+        url = f"postgresql://u:secret1@{address}/d"
+        with pytest.raises(BranchUnreachable), strategy.connect(url):
+            pass
+
+
+def test_no_error_holds_the_password(strategy: PostgresqlStrategy, postgresql: Postgresql) -> None:
+    secret = "p@ss:w/o%rd'\"ü"
+    url = sa.URL.create(
+        "postgresql", "postgres", secret, "127.0.0.1", postgresql.port, "no_such_database"
+    ).render_as_string(hide_password=False)
+    with pytest.raises(DatabaseMissing) as failed, strategy.connect(url):
+        pass
+    assert secret not in f"{failed.value} {failed.value.hint}"

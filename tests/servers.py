@@ -1,0 +1,208 @@
+"""Real database servers of our own: on loopback, on free ports, in a temporary directory."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def find(program: str, *folders: str) -> Path | None:
+    """A program on the path or where Debian puts it; of several versions the newest."""
+    found = shutil.which(program)
+    if found:
+        return Path(found).resolve()
+    for pattern in folders:
+        matches = sorted(
+            Path("/").glob(pattern), key=lambda p: [int(n) for n in p.parts if n.isdigit()]
+        )
+        if matches:
+            return matches[-1] / program
+    return None
+
+
+class Server:
+    """One server process; `stop`, `kill` and `start` may be called at will."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def ready(self) -> bool:
+        raise NotImplementedError
+
+    def url(self, database: str) -> str:
+        raise NotImplementedError
+
+    def start(self) -> None:
+        log = (self.folder / "server.log").open("ab")
+        with log:
+            self.process = subprocess.Popen(
+                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True, **self.account(),
+            )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while not self.ready():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"no server: {(self.folder / 'server.log').read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    def account(self) -> dict[str, Any]:
+        return {}
+
+    def stop(self, signum: int = signal.SIGTERM) -> None:
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signum)
+            self.process.wait(60)
+
+    def kill(self) -> None:
+        """As a power cut would."""
+        if self.process and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(60)
+
+
+class Postgresql(Server):
+    """PostgreSQL; it refuses to run as root, so root lends it an account."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        postgres = find("postgres", "usr/lib/postgresql/*/bin")
+        initdb = find("initdb", "usr/lib/postgresql/*/bin")
+        if not postgres or not initdb:
+            raise FileNotFoundError("PostgreSQL is not installed: apt install postgresql")
+        self._postgres = postgres
+        self._data = folder / "data"
+        if "user" in self.account():
+            shutil.chown(folder, *self.account().values())
+        subprocess.run(
+            [initdb, "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync",
+             "--locale=C.UTF-8"],
+            check=True, stdout=subprocess.DEVNULL, cwd=folder, **self.account(),
+        )  # fmt: skip
+
+    def account(self) -> dict[str, Any]:
+        if os.geteuid() != 0:
+            return {}
+        known = {entry.pw_name: entry for entry in pwd.getpwall()}
+        entry = known.get("postgres") or known["nobody"]
+        return {"user": entry.pw_uid, "group": entry.pw_gid}
+
+    def command(self) -> list[str]:
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "port": self.port,
+            "unix_socket_directories": "",
+            "max_connections": 200,
+            "fsync": "off",
+        }
+        return [
+            str(self._postgres), "-D", str(self._data),
+            *(word for k, v in options.items() for word in ("-c", f"{k}={v}")),
+        ]  # fmt: skip
+
+    def ready(self) -> bool:
+        import psycopg
+
+        try:
+            psycopg.connect(
+                host="127.0.0.1", port=self.port, user="postgres", connect_timeout=2
+            ).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def url(self, database: str) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+
+S = TypeVar("S", bound=Server)
+
+
+@contextmanager
+def running(server: S) -> Iterator[S]:
+    """The server, started, and ended by its process id whatever happens."""
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+class Mariadb(Server):
+    """MariaDB with a root that needs no password, on TCP and on a socket in its own folder."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        super().__init__(folder)
+        server = find("mariadbd", "usr/sbin", "usr/libexec")
+        install = find("mariadb-install-db", "usr/bin")
+        if not server or not install:
+            raise FileNotFoundError("MariaDB is not installed: apt install mariadb-server")
+        self._server = server
+        self._options = options
+        self._data = folder / "data"
+        # Without this option the only way in would be the socket of the account that installs.
+        subprocess.run(
+            [install, "--no-defaults", f"--datadir={self._data}", "--skip-test-db",
+             "--auth-root-authentication-method=normal", *self._account()],
+            check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder,
+        )  # fmt: skip
+
+    def _account(self) -> list[str]:
+        return ["--user=root"] if os.geteuid() == 0 else []
+
+    def command(self) -> list[str]:
+        return [
+            str(self._server), "--no-defaults", f"--datadir={self._data}",
+            f"--socket={self.folder / 's.sock'}", f"--pid-file={self.folder / 'server.pid'}",
+            f"--port={self.port}", "--bind-address=127.0.0.1", "--max-connections=200",
+            # A killed server must still have what it committed; a power cut is not tested.
+            "--innodb-flush-log-at-trx-commit=2", "--skip-log-bin",
+            "--innodb-buffer-pool-size=64M", "--skip-name-resolve", "--performance-schema=OFF",
+            *self._account(), *self._options,
+        ]  # fmt: skip
+
+    def connect(self, database: str | None = None, **options: Any) -> Any:
+        """A raw connection of the driver's, in autocommit."""
+        import pymysql
+
+        return pymysql.connect(
+            host="127.0.0.1", port=self.port, user="root", database=database,
+            autocommit=True, connect_timeout=5, ssl_disabled=True, **options,
+        )  # fmt: skip
+
+    def query(self, statement: str, database: str | None = None) -> list[Any]:
+        """Run one statement as root; rows as tuples."""
+        with self.connect(database) as connection, connection.cursor() as cursor:
+            cursor.execute(statement)
+            return list(cursor.fetchall())
+
+    def ready(self) -> bool:
+        import pymysql
+
+        try:
+            self.connect().close()
+        except pymysql.MySQLError:
+            return False
+        return True
+
+    def url(self, database: str) -> str:
+        return f"mysql://root@127.0.0.1:{self.port}/{database}"
