@@ -14,7 +14,7 @@ TOOLS := $(VENV)/.tools
 METADATA := pyproject.toml branchmig/__init__.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench soak lowest clean
+.PHONY: help demo test check lint bench soak lowest clean servers
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' Makefile
@@ -22,7 +22,7 @@ help: ## show this list
 demo: $(PROGRAM) ## install the program and migrate a dozen branches in a new scratch folder
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" bash docs/demo.sh
 
-test: $(TOOLS) ## install everything and run the tests
+test: $(TOOLS) servers ## install everything and run the tests
 	$(PYTEST) $(ARGS)
 
 check: lint test ## what a change must pass: lint, then the tests
@@ -39,6 +39,9 @@ bench: $(TOOLS) ## measure branchmig beside its peers, all in one run
 
 soak: $(TOOLS) ## the tests that run for many minutes
 	$(PYTEST) -m soak $(ARGS)
+
+servers: # those that tests start for themselves; without them their tests are left out
+	@sh tests/install_servers.sh
 
 lowest: ## the tests with the oldest releases of every library that is allowed
 	$(PYTHON) -m venv .venv-lowest

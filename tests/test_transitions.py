@@ -128,10 +128,16 @@ def test_one_attempt_allowed_means_a_person_after_the_first_failure() -> None:
     assert state.status is MigrationStatus.MANUAL
 
 
-@pytest.mark.parametrize("kind", list(FailureKind))
+@pytest.mark.parametrize("kind", [kind for kind in FailureKind if kind is not FailureKind.MANUAL])
 def test_every_failed_attempt_counts_whatever_its_class(kind: FailureKind) -> None:
     state = _failed(transitions.begin(PENDING, None, "head", NOW), PENDING, kind=kind)
     assert (state.status, state.retry_count) == (MigrationStatus.FAILED, 1)
+
+
+def test_what_only_a_person_can_decide_goes_to_a_person_at_once() -> None:
+    begun = transitions.begin(PENDING, None, "head", NOW)
+    state = _failed(begun, PENDING, kind=FailureKind.MANUAL)
+    assert (state.status, state.retry_count) == (MigrationStatus.MANUAL, 1)
 
 
 def test_an_unreachable_branch_that_is_waited_for_stays_failed_for_ever() -> None:
