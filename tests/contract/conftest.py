@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+from servers import Server
 
 from branchmig.config import Settings
 from branchmig.headoffice import open_store, upgrade
@@ -15,11 +17,13 @@ from branchmig.store import Store
 OpenStore = Callable[[], Store]
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
 def headoffice_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty database of each engine that HeadOffice may live on."""
-    assert request.param == "sqlite"
-    return f"sqlite:///{tmp_path / 'headoffice.db'}"
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'headoffice.db'}"
+    server: Server = request.getfixturevalue(request.param)
+    return server.url(f"h_{uuid.uuid4().hex}")
 
 
 @pytest.fixture

@@ -188,3 +188,16 @@ def test_no_error_holds_the_password(strategy: PostgresqlStrategy, postgresql: P
     with pytest.raises(DatabaseMissing) as failed, strategy.connect(url):
         pass
     assert secret not in f"{failed.value} {failed.value.hint}"
+
+
+def test_a_revision_that_fails_after_a_commit_of_its_own_is_known_to_have_kept_something(
+    strategy: PostgresqlStrategy, url: str
+) -> None:
+    for statements, kept in ((["COMMIT"], "COMMIT"), ([], None)):
+        with strategy.connect(url) as connection, connection.begin():
+            strategy.begin_watch(connection)
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+            with pytest.raises(sa.exc.DBAPIError):
+                connection.exec_driver_sql("SELECT no_such_column")
+            assert strategy.end_watch(connection, failed=True) == kept
