@@ -31,6 +31,9 @@ from .masking import mask, remember_url
 FILE_NAME = "branchmig.toml"
 SYSTEM_FILE = Path("/etc/branchmig") / FILE_NAME
 
+_DAY = 86_400
+"""Seconds; longer than this nothing here can sensibly last."""
+
 RETAIL_HISTORY = "alembic_branch"
 RETAIL_TABLES = (
     "Users",
@@ -97,17 +100,17 @@ class RunSettings(_Section):
     per_server: int = Field(4, ge=1)
     survey_per_server: int = Field(32, ge=1)
     create_databases: bool = True
-    connect_timeout: float = Field(10, gt=0)
-    lock_timeout: float = Field(5, ge=0)
-    statement_timeout: float = Field(0, ge=0)
-    lease_seconds: float = Field(600, ge=1)
+    connect_timeout: float = Field(10, gt=0, le=_DAY)
+    lock_timeout: float = Field(5, ge=0, le=_DAY)
+    statement_timeout: float = Field(0, ge=0, le=_DAY)
+    lease_seconds: float = Field(600, ge=1, le=_DAY)
 
 
 class RetrySettings(_Section):
     """When a failed branch is tried again. `backoff_seconds` 0: at the next run."""
 
     max_attempts: int = Field(3, ge=1)
-    backoff_seconds: float = Field(300, ge=0)
+    backoff_seconds: float = Field(300, ge=0, le=_DAY)
     unreachable: Literal["count", "wait"] = "count"
 
 

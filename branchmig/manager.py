@@ -20,6 +20,7 @@ from .errors import (
     LeaseLost,
     NotAdopted,
     StateConflict,
+    StoreError,
     UsageError,
 )
 from .fence import Fence
@@ -47,6 +48,12 @@ from .model import (
     heads_text,
 )
 from .store import Store
+from .store.store import Transition
+
+_RECORDING = 60.0
+"""Seconds for which the result of an attempt is offered to a HeadOffice that does not answer."""
+
+_PAUSE = 0.5
 
 Work = Callable[[Task, Fence], Attempt]
 """Does the work on one branch's database: `Migrator.attempt`, or a worker process."""
@@ -113,11 +120,17 @@ class BranchMigrationManager:
         heads = record.state.heads
         known = wanted is not None and history.knows(heads)
         behind = known and bool(history.steps(heads, self.settings.migrations.target))
-        completed = record.state.status is MigrationStatus.COMPLETED
+        status = record.state.status
+        if transitions.abandoned(record.state, now, self.policy):
+            status = MigrationStatus.MANUAL
         return BranchStatus(
             branch=record.branch,
             state=record.state,
-            status=MigrationStatus.PENDING if behind and completed else record.state.status,
+            status=(
+                MigrationStatus.PENDING
+                if behind and status is MigrationStatus.COMPLETED
+                else status
+            ),
             behind=behind,
             target=heads_text(wanted) if wanted else None,
             is_locked=transitions.is_locked(record.state, now),
@@ -128,6 +141,8 @@ class BranchMigrationManager:
     def apply(self, record: Record, target: str, *, create: bool = False) -> Outcome:
         """Migrate one branch because a person asked: whatever its retries and its pin say.
 
+        A pin that was there before is gone once this succeeds.
+
         Raises UsageError for an inactive branch; anything else is in the outcome.
         """
         if not record.branch.is_active:
@@ -137,9 +152,11 @@ class BranchMigrationManager:
             )
 
         def begin(state: BranchState, now: datetime) -> BranchState:
-            return replace(transitions.begin(state, None, target, now), pinned=False)
+            return transitions.begin(state, None, target, now)
 
-        return self.migrate(record, target, self.migrator.attempt, begin, create=create)
+        return self.migrate(
+            record, target, self.migrator.attempt, begin, create=create, unpins=True
+        )
 
     def migrate(
         self,
@@ -149,6 +166,7 @@ class BranchMigrationManager:
         begin: Callable[[BranchState, datetime], BranchState],
         *,
         create: bool = False,
+        unpins: bool = False,
     ) -> Outcome:
         """Take the lease, writing the state that `begin` gives, have the work done, record it.
 
@@ -165,15 +183,39 @@ class BranchMigrationManager:
                     attempt = work(task, self.fence)
                 elapsed = timedelta(seconds=time.monotonic() - started)
                 outcome = _outcome(branch, lease.previous, attempt, elapsed)
-                change = self._conclusion(lease.previous, attempt)
-                state = self.store.conclude(lease, change, self.run, outcome)
-                return replace(outcome, status=state.status)
+                change = self._conclusion(lease.previous, attempt, unpins)
+                return self._recorded(lease, change, outcome)
         except (LeaseHeld, StateConflict) as error:
             return skipped(record, SkipReason.LEASED, error.message)
         except LeaseLost as error:
             # Whoever has the lease now records what is true; of ours only the report remains.
             landed = attempt.applied
             return replace(skipped(record, SkipReason.LEASED, error.message), applied=landed)
+
+    def _recorded(self, lease: Lease, change: Transition, outcome: Outcome) -> Outcome:
+        """Record an outcome, and give HeadOffice a while to come back where it is away.
+
+        Raises StoreError that says what landed and is not recorded.
+        """
+        end = time.monotonic() + min(_RECORDING, self.settings.run.lease_seconds)
+        while True:
+            try:
+                state = self.store.conclude(lease, change, self.run, outcome)
+                return replace(outcome, status=state.status)
+            except StoreError as error:
+                if time.monotonic() < end and self.fence.state.signum is None:
+                    time.sleep(_PAUSE)
+                    continue
+                landed = ", ".join(outcome.applied) or "nothing"
+                error.message += (
+                    f"; on {outcome.branch.code} {landed} landed in this run, which could not be "
+                    "recorded"
+                )
+                error.hint = (
+                    "the next run reads it off the branch once this run's lease has expired; "
+                    "`branchmig unlock --force` frees it sooner"
+                )
+                raise
 
     @contextmanager
     def _given_back(self, lease: Lease) -> Iterator[None]:
@@ -191,7 +233,7 @@ class BranchMigrationManager:
             raise
 
     def _conclusion(
-        self, previous: BranchState, attempt: Attempt
+        self, previous: BranchState, attempt: Attempt, unpins: bool
     ) -> Callable[[BranchState, datetime], BranchState]:
         """The transition that an attempt amounts to."""
 
@@ -204,7 +246,9 @@ class BranchMigrationManager:
                 )  # fmt: skip
             if attempt.skip:
                 return transitions.restore(state, previous, attempt.heads)
-            return transitions.succeed(state, attempt.heads or (), now)
+            done = transitions.succeed(state, attempt.heads or (), now)
+            # A pin set while the work lasted stays.
+            return replace(done, pinned=state.pinned and not (unpins and previous.pinned))
 
         return change
 

@@ -13,6 +13,9 @@ STARS = "***"
 
 # From the slashes on: a search for the scheme would be tried at every letter of a long word.
 _URL_PASSWORD = re.compile(r"(?P<head>(?<=[\w+.-])://[^\s/:@'\"]*:)(?P<secret>[^\s'\"]+)@")
+_WHOLE_URL = re.compile(r"[\w+.-]+://[^:/]*:(?P<secret>.+)@")
+"""Of a text that is a URL and nothing else the password is known, whatever characters it has."""
+
 _DSN_PASSWORD = re.compile(
     r"(?P<head>\b(?:password|passwd|pwd|secret|api_?key)\s*[=:]\s*)"
     r"(?P<secret>\{(?:[^}]|\}\})*\}|'[^']*'|\"[^\"]*\"|[^\s;&,'\")]+)",
@@ -44,12 +47,12 @@ def remember(secret: str | None) -> None:
 
 def remember_url(url: str) -> None:
     """Have the password within `url` masked from now on."""
-    match = _URL_PASSWORD.search(url)
+    match = _WHOLE_URL.match(url)
     if match:
         remember(match["secret"])
         remember(unquote(match["secret"]))
         remember(unquote_plus(match["secret"]))
-    for dsn in _DSN_PASSWORD.finditer(url):
+    for dsn in _DSN_PASSWORD.finditer(f"{url} {unquote_plus(url)}"):
         remember(dsn["secret"])
         remember(unquote_plus(dsn["secret"]))
 
@@ -86,4 +89,5 @@ def mask_url(url: str) -> str:
 
 def has_password(url: str) -> bool:
     """Whether `url` carries a password in the open."""
-    return bool(_URL_PASSWORD.search(url) or _DSN_PASSWORD.search(url))
+    dsn = _DSN_PASSWORD.search(f"{url} {unquote_plus(url)}")
+    return bool(_WHOLE_URL.match(url) or dsn)

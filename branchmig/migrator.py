@@ -12,7 +12,7 @@ from contextlib import suppress
 from .adoption import adopt
 from .attempt import Work, ended, explained
 from .config import Settings
-from .errors import BranchmigError, HistoryError, MultipleHeads, UnknownRevision
+from .errors import BranchmigError, ConfigError, HistoryError, MultipleHeads, UnknownRevision
 from .fence import Fence
 from .model import (
     Attempt,
@@ -120,6 +120,9 @@ class Migrator:
         try:
             work = Work(task, self.settings, self.strategy(provider), self.history(provider), fence)
             work.carry_out()
+        except ConfigError:
+            # The history is wrong, not the branch: no branch does better, and none is to blame.
+            raise
         except BaseException as error:
             # A revision may raise even KeyboardInterrupt; real signals come through the fence.
             return ended(task, work, self._strategies.get(provider), error, fence)

@@ -21,7 +21,7 @@ from .model import Branch, Provider
 from .providers import MigrationStrategy, provider_of
 
 CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _COLUMNS = ("code", "name", "url", "provider", "server", "tags", "id")
 _JSON_FORM = 'it has the form [{"code": "BR001", "url": "sqlite:///br001.db", "tags": ["north"]}]'
 
@@ -204,6 +204,8 @@ def _csv_entries(text: str) -> Iterator[tuple[str, Entry]]:
 def _json_entries(text: str) -> Iterator[tuple[str, Entry]]:
     try:
         content = json.loads(text)
+    except RecursionError:
+        raise UsageError("the JSON is nested too deeply", "it is a list of flat objects") from None
     except json.JSONDecodeError as error:
         raise UsageError(
             f"line {error.lineno}, column {error.colno}: {error.msg}", _JSON_FORM

@@ -143,6 +143,18 @@ def is_locked(state: BranchState, now: datetime) -> bool:
     )
 
 
+def abandoned(state: BranchState, now: datetime, policy: RetryPolicy) -> bool:
+    """Whether a killed run left a branch InProgress that had already failed too often.
+
+    Nobody attempts it on his own any more: it needs a person as much as before.
+    """
+    return (
+        state.status is MigrationStatus.IN_PROGRESS
+        and not is_locked(state, now)
+        and state.retry_count >= policy.max_attempts
+    )
+
+
 def held_back(state: BranchState, now: datetime, policy: RetryPolicy) -> SkipReason | None:
     """Why `apply-all` leaves this branch alone now, or None where it may be attempted.
 

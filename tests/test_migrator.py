@@ -17,6 +17,7 @@ from branchmig.errors import (
     BranchUnusable,
     DatabaseMissing,
     DriftDetected,
+    HistoryError,
     MultipleHeads,
     NotAdopted,
     UnknownRevision,
@@ -171,11 +172,10 @@ def test_a_provider_without_a_strategy_is_a_failure_of_its_branch_alone(scene: S
     assert failed.type in ("UnsupportedProvider", "DriverMissing", "BranchUnreachable")
 
 
-def test_a_history_that_does_not_load_is_the_failure_of_an_attempt(scene: Scene) -> None:
+def test_a_history_that_does_not_load_is_no_branchs_failure(scene: Scene) -> None:
     (scene.versions / "r3.py").write_text("raise SystemExit")
-    failed = scene.attempt().failure
-    assert failed is not None
-    assert failed.type == "HistoryError"
+    with pytest.raises(HistoryError):
+        scene.attempt()
     assert scene.beside() == set()
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import BranchmigError, StoreError, UsageError
+from ..errors import BranchmigError, HistoryError, StoreError, UsageError
 from ..terms import MigrationStatus
 from .options import (
     All,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         Record,
         ValidationResult,
     )
+    from ..render.page import Page
 
 
 def register(app: typer.Typer) -> None:
@@ -68,7 +69,9 @@ def pending(
 
     def document() -> object:
         listed = [documents.pending(item) for item in found]
-        return listed[0] if branch else [*listed, *_unreadable(errors, "pendingMigrations")]
+        return (
+            listed[0] if branch else [*listed, *_unreadable(errors, "pendingMigrations", "count")]
+        )
 
     session.show(document, lambda: tables.pending(found))
     _report(errors)
@@ -99,11 +102,18 @@ def plan(
 
     def document() -> object:
         listed = [documents.plan(p, script) for p, script in zip(plans, scripts, strict=True)]
-        return listed[0] if branch else [*listed, *_unreadable(errors, "steps")]
+        return (
+            listed[0] if branch else [*listed, *_unreadable(errors, "current", "target", "steps")]
+        )
 
-    session.show(
-        document, lambda: tables.plan(plans[0], scripts[0]) if branch else tables.plans(plans)
-    )
+    def page() -> Page:
+        if branch or sql:
+            return tables.together(
+                tables.plan(p, script) for p, script in zip(plans, scripts, strict=True)
+            )
+        return tables.plans(plans)
+
+    session.show(document, page)
     _report(errors)
     if errors:
         raise typer.Exit(1)
@@ -142,6 +152,8 @@ def status(
 
     # By the status that is shown, not the one recorded: Completed at older heads is Pending.
     chosen = filters(tag, provider, None, shard)
+    if branch and (tag or provider or shard):
+        raise UsageError("name branches, or filters", "not both")
     with session.reading() as manager:
         rows = manager.status(_named(manager, branch, chosen))
     rows = tuple(
@@ -178,13 +190,14 @@ def validate(
         lambda: documents.validation_all(results, report),
         lambda: tables.validations(results, report),
     )
+    if not report.heads:
+        raise typer.Exit(HistoryError.exit_code)
     valid = report.is_valid and all(result.is_valid for result in results)
     raise typer.Exit(0 if valid else 1)
 
 
 def _judged_history(session: Session) -> HistoryReport:
     """What can be said of the history; one that does not load is a finding, not an error."""
-    from ..errors import HistoryError
     from ..model import HistoryReport
 
     try:
@@ -243,15 +256,17 @@ def _named(
 
 
 def _unreadable(
-    errors: Iterable[tuple[Branch, BranchmigError]], key: str
+    errors: Iterable[tuple[Branch, BranchmigError]], *keys: str
 ) -> Iterator[dict[str, Any]]:
     """The entries of a list for branches of which nothing can be said."""
+    from ..render import documents
+
     for branch, error in errors:
         yield {
             "branchId": branch.id,
             "branchCode": branch.code,
-            key: None,
-            "error": {"type": type(error).__name__, "message": error.message, "hint": error.hint},
+            **dict.fromkeys(keys),
+            "error": documents.error(error)["error"],
         }
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UsageError
+from ..errors import BranchmigError, LeaseError, StateConflict, UnknownBranch, UsageError
 from .options import (
     All,
     AnyBranch,
@@ -24,7 +24,8 @@ from .options import (
     Yes,
     filters,
 )
-from .session import Session, command, recorded
+from .session import Session, command, log, recorded, stdout_kept
+from .signals import listening
 
 if TYPE_CHECKING:
     from ..manager import BranchMigrationManager
@@ -54,7 +55,7 @@ def apply(
         bool, typer.Option("--create", help="Make its database anew where it has vanished.")
     ] = False,
 ) -> None:
-    """Bring one branch to the target, whatever its retries and its pin say.
+    """Bring one branch to the target, whatever its retries and its pin say; success unpins it.
 
     Example: branchmig apply BR001
     """
@@ -62,11 +63,12 @@ def apply(
 
     started = time.monotonic()
     target = to or session.settings.migrations.target
-    with session.writing("apply", target) as manager:
+    with session.writing("apply", target) as manager, listening(manager.fence):
         record = manager.store.record(branch)
         manager.migrator.history(record.branch.provider).check_target(target)
         with recorded(manager) as end:
-            outcome = manager.apply(record, target, create=create)
+            with stdout_kept():
+                outcome = manager.apply(record, target, create=create)
             elapsed = timedelta(seconds=time.monotonic() - started)
             report = Report(manager.run.id, (outcome,), elapsed)
             code = report.exit_code
@@ -100,10 +102,14 @@ def apply_all(
 
         from .setup import initialise
 
-        session = replace(session, config=initialise(session)[0])
+        file, _, applied = initialise(session)
+        if applied and "0001_headoffice" in applied:
+            log.warning("HeadOffice was created anew just now: it holds no branches")
+        session = replace(session, config=file)
     target = to or session.settings.migrations.target
     chosen = filters(tag, provider, status, shard)
     with session.writing("apply-all", target) as manager, ExitStack() as stack:
+        stack.enter_context(listening(manager.fence))
         fleet = Fleet(manager, _sinks(session, stack))
         records = select(manager.store.records(), chosen)
         fleet.check(records, target)
@@ -130,7 +136,7 @@ def baseline(
     """
     from ..model import heads_text
 
-    with session.writing("baseline", revision) as manager:
+    with session.writing("baseline", revision) as manager, listening(manager.fence):
         record = manager.store.record(branch)
         if revision != "base":
             manager.migrator.history(record.branch.provider).check_target(revision)
@@ -280,9 +286,33 @@ def _each(
     with session.writing(name, branch) as manager:
         records = _chosen(manager, branch, chosen)
         with recorded(manager) as end:
-            changed = [r.branch for r in records if change(manager, r)]
-            end(0)
+            changed, refused = _changed(manager, records, change)
+            code = TRY_AGAIN_LATER if refused else 0
+            end(code)
+    if branch is not None and refused:
+        raise refused[0]
+    for error in refused:
+        log.warning("%s", error.message)
     _show_changed(session, changed, participle)
+    if code:
+        raise typer.Exit(code)
+
+
+def _changed(
+    manager: BranchMigrationManager,
+    records: Iterable[Record],
+    change: Callable[[BranchMigrationManager, Record], bool],
+) -> tuple[list[Branch], list[BranchmigError]]:
+    """The branches that were changed, and why others could not be."""
+    changed: list[Branch] = []
+    refused: list[BranchmigError] = []
+    for record in records:
+        try:
+            if change(manager, record):
+                changed.append(record.branch)
+        except (LeaseError, StateConflict, UnknownBranch) as error:
+            refused.append(error)
+    return changed, refused
 
 
 def _chosen(

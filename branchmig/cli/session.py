@@ -84,11 +84,10 @@ class Session:
 
     @contextmanager
     def writing(self, command: str, target: str | None = None) -> Iterator[BranchMigrationManager]:
-        """A manager for a command that changes something; signals stop it in good order."""
+        """A manager for a command that changes something."""
         from ..headoffice import open_store
-        from .signals import listening
 
-        with self._manager(open_store, command, target) as manager, listening(manager.fence):
+        with self._manager(open_store, command, target) as manager:
             yield manager
 
     @contextmanager
@@ -145,6 +144,23 @@ class Session:
             raise UsageError(f"{question} Nobody is here to answer", "add --yes if it is meant")
         if not typer.confirm(question, err=True):
             raise typer.Abort
+
+
+@contextmanager
+def stdout_kept() -> Iterator[None]:
+    """Within, whatever revisions and their child processes print goes to standard error.
+
+    Standard output carries the result alone; a child inherits the descriptor, not `sys.stdout`.
+    """
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 @contextmanager

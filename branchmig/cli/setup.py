@@ -7,6 +7,7 @@ from pathlib import Path
 
 import typer
 
+from ..errors import ConfigError
 from .session import Session, command
 
 
@@ -41,9 +42,14 @@ def initialise(session: Session) -> tuple[Path, bool, tuple[str, ...]]:
     from .. import config, headoffice
 
     file = _chosen(session) or config.find(None)
-    written = file is None or not file.exists()
     if file is None:
         file = Path(config.FILE_NAME).absolute()
+        if file.exists():
+            raise ConfigError(
+                f"there is a {file}, but root does not take settings from the current folder",
+                f"name it if it is meant: branchmig --config {file} init",
+            )
+    written = not file.exists()
     if written:
         headoffice.write_settings(file)
         if os.geteuid() == 0 and not _chosen(session):

@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from datetime import datetime, timedelta
 
 from .. import transitions
-from ..errors import BranchmigError, ProviderError, UnknownBranch
+from ..errors import BranchBusy, BranchmigError, ProviderError, UnknownBranch
 from ..manager import BranchMigrationManager, skipped
 from ..model import (
     BranchState,
@@ -53,8 +53,8 @@ def _in_shard(branch_id: str, index: int, count: int) -> bool:
 class _HeldBack(Exception):
     """Found out while taking the lease: somebody else has changed the branch's state."""
 
-    def __init__(self, reason: SkipReason) -> None:
-        super().__init__(reason)
+    def __init__(self, reason: SkipReason, why: str) -> None:
+        super().__init__(why)
         self.reason = reason
 
 
@@ -106,7 +106,11 @@ class Fleet:
             if reason:
                 yield skipped(record, reason, _why(record.state, reason))
                 continue
-            heads = self._surveyed(record)
+            try:
+                heads = self._surveyed(record)
+            except BranchBusy as busy:
+                yield skipped(record, SkipReason.BUSY, busy.message)
+                continue
             if self._agrees(record, heads, target):
                 yield _unchanged(record)
                 continue
@@ -116,14 +120,19 @@ class Fleet:
                     record, target, worker.attempt, self._beginning(heads, target)
                 )
             except _HeldBack as held:
-                yield skipped(record, held.reason, "another run was quicker")
+                yield skipped(record, held.reason, str(held))
             except UnknownBranch as removed:
                 log.info("%s", removed)
 
     def _surveyed(self, record: Record) -> Heads | None:
-        """The branch's heads, None where the attempt will have to find out what is wrong."""
+        """The branch's heads, None where the attempt will have to find out what is wrong.
+
+        Raises BranchBusy: an attempt would only wait as long again.
+        """
         try:
             snapshot = self._manager.migrator.look(record.branch)
+        except BranchBusy:
+            raise
         except BranchmigError:
             return None
         return snapshot.heads if snapshot.versioned else None
@@ -146,7 +155,7 @@ class Fleet:
         def begin(state: BranchState, now: datetime) -> BranchState:
             reason = transitions.held_back(state, now, self._manager.policy)
             if reason:
-                raise _HeldBack(reason)
+                raise _HeldBack(reason, _why(state, reason))
             return transitions.begin(state, heads, target, now)
 
         return begin

@@ -30,6 +30,7 @@ from ..errors import (
     BranchUnreachable,
     BranchUnusable,
     DatabaseMissing,
+    DatabaseVanished,
     ProviderError,
     SecondConnection,
     UsageError,
@@ -83,11 +84,18 @@ _SENTENCES = {
         "the database is damaged or truncated",
         "restore it from a backup; `PRAGMA integrity_check` tells more",
     ),
+    "SQLITE_INTERRUPT": (
+        "a statement took longer than [run] statement_timeout allows",
+        "allow it more time; the revision was rolled back",
+    ),
     "SQLITE_CANTOPEN": (
         "the database cannot be opened",
         "look at the path, its folder and the rights of the user that runs this",
     ),
 }
+
+_PROGRESS = 10_000
+"""Instructions of SQLite's virtual machine between two looks at the clock: about a millisecond."""
 
 _READ_ONLY = _SENTENCES["SQLITE_READONLY"]
 _NOT_A_DATABASE = _SENTENCES["SQLITE_NOTADB"]
@@ -164,14 +172,16 @@ class SqliteStrategy:
                 "an in-memory database is gone with the connection to it",
                 "name a file: sqlite:///branches/br001.db",
             )
-        if parsed.query or parsed.database.startswith("file:"):
+        # As written: releases of SQLAlchemy differ in what they make of %XX within a path.
+        database = url.partition(":///")[2]
+        if parsed.query or "?" in url or database.startswith("file:"):
             raise UsageError(
                 "a SQLite URL takes no options here: branchmig decides how a file is opened",
                 "write sqlite:///PATH and nothing behind it",
             )
-        if "\0" in parsed.database:
-            raise UsageError("a path cannot hold a NUL character", "mend the URL")
-        return self._folder / parsed.database
+        if "\0" in database or not database.isprintable():
+            raise UsageError("a path cannot hold control characters here", "mend the URL")
+        return self._folder / database
 
     # Looking ----------------------------------------------------------------------------------
 
@@ -256,7 +266,7 @@ class SqliteStrategy:
             )
         if header and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK)):
             raise BranchUnusable(f"{path}: {_READ_ONLY[0]}", _READ_ONLY[1])
-        with self._one(f"sqlite:///{path}", lambda: self._open(path, "mode=rw")) as connection:
+        with self._one(_address(path), lambda: self._open(path, "mode=rw")) as connection:
             yield connection
 
     @contextmanager
@@ -268,7 +278,7 @@ class SqliteStrategy:
 
     def engine(self, url: str) -> sa.Engine:
         path = self._path(url)
-        return _engine(f"sqlite:///{path}", lambda: self._open(path, "mode=rw"), QueuePool)
+        return _engine(_address(path), lambda: self._open(path, "mode=rw"), QueuePool)
 
     def read_engine(self, url: str) -> sa.Engine:
         path = self._path(url)
@@ -281,7 +291,7 @@ class SqliteStrategy:
             driver.execute("PRAGMA query_only=ON")
             return driver
 
-        return _engine(f"sqlite:///{path}", open_reader, NullPool)
+        return _engine(_address(path), open_reader, NullPool)
 
     def _open(self, path: Path, mode: str) -> sqlite3.Connection:
         return sqlite3.connect(
@@ -360,13 +370,22 @@ class SqliteStrategy:
             match = _ENDS_TRANSACTION.match(statement)
             if match:
                 ended.append(match[1].upper())
+            deadline[0] = time.monotonic() + limit
 
+        limit = self._limits.statement_timeout
+        deadline = [time.monotonic() + limit]
+        if limit:
+            # A true answer interrupts the statement (https://sqlite.org/c3ref/progress_handler.html).
+            _driver(connection).set_progress_handler(
+                lambda: time.monotonic() > deadline[0], _PROGRESS
+            )
         # The trace sees what no event of SQLAlchemy does: executescript and raw cursors.
         _driver(connection).set_trace_callback(see)
 
     def end_watch(self, connection: sa.Connection, *, failed: bool = False) -> str | None:
         driver = _driver(connection)
         driver.set_trace_callback(None)
+        driver.set_progress_handler(None, 0)
         ended: list[str] = connection.info.pop("branchmig_ended", [])
         # Without a word: ON CONFLICT ROLLBACK and RAISE(ROLLBACK), whose error was swallowed.
         if "ROLLBACK" in ended or not (ended or driver.in_transaction):
@@ -428,7 +447,8 @@ class SqliteStrategy:
     def classify(self, error: BaseException) -> FailureKind:
         if isinstance(error, BranchBusy):
             return FailureKind.BUSY
-        if isinstance(error, BranchUnreachable):
+        # What has vanished is mostly a share that is not mounted.
+        if isinstance(error, (BranchUnreachable, DatabaseVanished)):
             return FailureKind.UNREACHABLE
         return _KINDS.get(_code(_cause(error)), FailureKind.PERMANENT)
 
@@ -450,6 +470,10 @@ class SqliteStrategy:
             "SQLITE_READONLY_CANTINIT",
         ) or (code == "SQLITE_CANTOPEN" and _unfinished(path)):
             return BranchUnusable(f"{path}: {_UNFINISHED[0]}", _UNFINISHED[1])
+        if getattr(cause, "sqlite_errorname", "") == "SQLITE_READONLY_DBMOVED":
+            return BranchUnreachable(
+                f"{path} was moved or deleted while it was open", "is its disk or share mounted?"
+            )
         sentence, hint = _SENTENCES.get(code, (str(cause), None))
         kind: type[ProviderError] = (
             BranchUnreachable if _KINDS.get(code) is FailureKind.UNREACHABLE else BranchUnusable
@@ -457,6 +481,10 @@ class SqliteStrategy:
         if code not in _SENTENCES:
             kind = ProviderError
         return kind(f"{path}: {mask(sentence)}", hint)
+
+
+def _address(path: Path) -> str:
+    return sa.URL.create("sqlite", database=str(path)).render_as_string()
 
 
 def _driver(connection: sa.Connection) -> sqlite3.Connection:

@@ -62,17 +62,17 @@ class Page:
     """Lines and tables, one below the other. Also a Rich renderable."""
 
     def __init__(self, *blocks: Line | Table) -> None:
-        self._blocks = blocks
+        self.blocks = blocks
 
     def plain(self) -> str:
         """The page for a pipe or a file."""
-        lines = (line for block in self._blocks for line in _plain(block))
+        lines = (line for block in self.blocks for line in _plain(block))
         return "".join(f"{line}\n" for line in lines)
 
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
     ) -> Iterator[RenderableType]:
-        for block in self._blocks:
+        for block in self.blocks:
             if isinstance(block, Line):
                 yield _text(block)
             elif block.rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..errors import BranchmigError
 from ..masking import mask
@@ -106,7 +106,7 @@ def history(history: MigrationHistory) -> Page:
     columns = (Column("Revision"), Column("State", styles={"applied": "green"}))
     rows = [(revision, "applied") for revision in history.applied]
     rows += [(revision, "pending") for revision in history.pending]
-    otherwise = "by another tool" if history.applied else "never"
+    otherwise = "not by a recorded run" if history.applied else "never"
     facts = [
         f"{len(history.applied)} applied",
         f"{len(history.pending)} pending",
@@ -224,6 +224,11 @@ def _script(plan: Plan, sql: Mapping[str, str]) -> Iterator[Line]:
         statements = sql.get(step.revision, "").strip().expandtabs()
         if statements:
             yield from (Line(line, code=True) for line in statements.split("\n"))
+
+
+def together(pages: Iterable[Page]) -> Page:
+    """Several pages as one."""
+    return Page(*(block for page in pages for block in page.blocks))
 
 
 def plans(plans: Sequence[Plan]) -> Page:

@@ -116,7 +116,12 @@ class Store:
         the former database loses the lease: what is found there is no news of this one.
         """
         with self._unique(branch), self._transaction() as connection:
-            return _overwrite(connection, branch, identity)
+            before = connection.execute(
+                sa.select(branches).where(branches.c.id == branch.id)
+            ).first()
+            if before is None:
+                raise UnknownBranch(f"the branch {branch.code} has been removed meanwhile")
+            return _overwrite(connection, branch, identity, before)
 
     def put(self, wanted: Sequence[tuple[Branch, str]]) -> tuple[int, int]:
         """Add the branches whose code is new and update the others, all or none.
@@ -125,14 +130,15 @@ class Store:
         """
         added = changed = 0
         with self._transaction() as connection:
-            present = {
-                row.code_key: row.id
-                for row in connection.execute(sa.select(branches.c.code_key, branches.c.id))
-            }
+            rows = {row.id: row for row in connection.execute(sa.select(branches))}
+            present = {row.code_key for row in rows.values()}
+            for branch, identity in wanted:
+                if branch.code.lower() in present:
+                    _vacate(connection, branch, identity)
             for branch, identity in wanted:
                 try:
                     if branch.code.lower() in present:
-                        changed += _overwrite(connection, branch, identity)
+                        changed += _overwrite(connection, branch, identity, rows[branch.id])
                     else:
                         _insert(connection, branch, identity)
                         added += 1
@@ -458,28 +464,43 @@ def _insert(connection: sa.Connection, branch: Branch, identity: str) -> None:
     )
 
 
-def _overwrite(connection: sa.Connection, branch: Branch, identity: str) -> bool:
-    values = _branch_values(branch, identity)
-    before = connection.execute(sa.select(branches).where(branches.c.id == branch.id)).first()
-    if before is None:
-        raise UnknownBranch(f"the branch {branch.code} has been removed meanwhile")
-    if all(getattr(before, name) == value for name, value in values.items()):
-        return False
+def _vacate(connection: sa.Connection, branch: Branch, identity: str) -> None:
+    """Free the key of a database that a branch leaves, so that branches may swap theirs."""
     connection.execute(
+        sa.update(branches)
+        .where(branches.c.id == branch.id, branches.c.database_key != _key(identity))
+        .values(database_key=branch.id)
+    )
+
+
+def _overwrite(
+    connection: sa.Connection, branch: Branch, identity: str, before: sa.Row[Any]
+) -> bool:
+    values = _branch_values(branch, identity)
+    differing = {name for name, value in values.items() if getattr(before, name) != value}
+    if not differing:
+        return False
+    changed = connection.execute(
         sa.update(branches).where(branches.c.id == branch.id).values(updated_at=clock(), **values)
     )
-    if before.database_key != values["database_key"]:
+    if changed.rowcount != 1:
+        raise UnknownBranch(f"the branch {branch.code} has been removed meanwhile")
+    # A key that changes under one URL is the same file seen anew: a link was made, a mount moved.
+    if {"url", "database_key"} <= differing:
         connection.execute(
             sa.update(states)
             .where(states.c.branch_id == branch.id)
             .values(
                 status=MigrationStatus.PENDING.value,
+                retry_count=0,
+                next_attempt_at=None,
+                error=None,
                 lock_owner=None,
                 lock_expires_at=None,
                 lock_token=states.c.lock_token + 1,
             )
         )
-    return True
+    return differing != {"database_key"}
 
 
 def _outcome(run: Run, outcome: Outcome, after: BranchState, now: datetime) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -469,8 +470,10 @@ def as_nobody(scene: Scene, what: str, mode: int = 0o444) -> str:
     """What an account without any right to write sees; another account needs root to become."""
     user = NOBODY if os.geteuid() == 0 else os.geteuid()
     # The folders of a test are its user's alone; its parents must be passable for another.
-    for folder in (scene.folder, *scene.folder.parents[:2]):
-        folder.chmod(folder.stat().st_mode | stat.S_IXOTH | stat.S_IXGRP)
+    temporary = Path(tempfile.gettempdir()).resolve()
+    for folder in scene.folder.parents:
+        if temporary in folder.parents:
+            folder.chmod(folder.stat().st_mode | stat.S_IXOTH | stat.S_IXGRP)
     scene.folder.chmod(0o555)
     for file in scene.folder.glob("branch.db*"):
         file.chmod(mode)

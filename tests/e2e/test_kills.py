@@ -84,12 +84,24 @@ class Siege:
         self.office.add(*(f"BR{known + i:05}" for i in range(count)))
         self.figures["branches"] += count
 
+    def retire(self) -> None:
+        """Take what is done out of the runs: looking at it would leave no time for the work."""
+        self.check()
+        self.office.headoffice(
+            "UPDATE branchmig_branches SET is_active = 0 WHERE id IN "
+            "(SELECT branch_id FROM branchmig_migration_states WHERE status = 'Completed')"
+        )
+
     # The kills --------------------------------------------------------------------------------
 
     def kill_often(self, kills: int, rng: random.Random) -> None:
-        for number in range(kills):
-            if self.figures["branches"] - len(self.checked) < 15:
-                self.add(30)
+        """Until so many have landed: a run may end, or have no worker yet, before its moment."""
+        for number in range(2 * kills):
+            if self.landed() >= kills:
+                return
+            if self.figures["branches"] - len(self.checked) < 40:
+                self.add(40)
+                self.retire()
             moment = rng.uniform(0.7 * self.start_up, 1.7 * self.start_up)
             # A worker's death costs its branch an attempt, so it is rare and counted apart.
             if number % 10 == 9:
@@ -97,6 +109,11 @@ class Siege:
             else:
                 self.kill_run(moment, group=number % 2 == 0)
             self.check()
+
+        assert self.landed() >= kills, "too few kills have landed"
+
+    def landed(self) -> int:
+        return sum(self.figures[f"kills of the {who}"] for who in ("group", "parent", "worker"))
 
     def start(self) -> subprocess.Popen[str]:
         nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
