@@ -71,6 +71,12 @@ REPORT = {
 }
 ERROR = {"type": str, "message": str, "hint": str}
 PENDING = BRANCH | {"pendingMigrations": [str], "count": int}
+# Of a branch that cannot be read every key is there, and says nothing.
+PENDING_UNREAD = {
+    **PENDING,
+    **dict.fromkeys(("pendingMigrations", "count"), NoneType),
+    "error": ERROR,
+}
 MIGRATIONS = BRANCH | {
     "appliedMigrations": [str],
     "pendingMigrations": [str],
@@ -114,6 +120,7 @@ STEP = {
     "description": str,
 }
 PLAN = BRANCH | {"current": TEXT_OR_NULL, "target": TEXT_OR_NULL, "steps": [STEP]}
+PLAN_UNREAD = {**PLAN, **dict.fromkeys(("current", "target", "steps"), NoneType), "error": ERROR}
 PLAN_SQL = PLAN | {"steps": [STEP | {"sql": str}]}
 LISTED = BRANCH | {
     "branchName": str,
@@ -196,7 +203,7 @@ def asked(fleet: Office) -> Callable[..., Any]:
     [
         ("pending BR002", 0, PENDING),
         ("pending --tag north", 0, [PENDING]),
-        ("pending --all", 1, [(PENDING, BRANCH | {"pendingMigrations": NoneType, "error": ERROR})]),
+        ("pending --all", 1, [(PENDING, PENDING_UNREAD)]),
         ("history BR001", 0, MIGRATIONS),
         ("history BR003", 0, MIGRATIONS),
         ("validate BR001", 0, VALIDATION),
@@ -208,7 +215,7 @@ def asked(fleet: Office) -> Callable[..., Any]:
         ("status br002 BR001", 0, [STATUS]),
         ("plan BR002", 0, PLAN),
         ("plan BR003 --sql", 0, PLAN_SQL),
-        ("plan --all", 1, [(PLAN, BRANCH | {"steps": NoneType, "error": ERROR})]),
+        ("plan --all", 1, [(PLAN, PLAN_UNREAD)]),
         ("branch list", 0, [LISTED]),
         ("branch show BR002", 0, LISTED),
         ("pending BR004", 1, {"success": bool, "error": ERROR}),
