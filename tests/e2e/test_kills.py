@@ -109,7 +109,6 @@ class Siege:
             else:
                 self.kill_run(moment, group=number % 2 == 0)
             self.check()
-
         assert self.landed() >= kills, "too few kills have landed"
 
     def landed(self) -> int:
