@@ -127,8 +127,7 @@ class Work(NoHooks):
             self.plan = self.history.plan(self.task.branch, snapshot.heads, self.task.target)
             self.journal = self.strategy.journal(connection, self.task.branch.code)
             if not self.plan.steps:
-                if snapshot.unfinished:
-                    self.journal.settle(snapshot.heads)
+                self.journal.settle(snapshot.heads)
                 return
             sa.event.listen(connection, "before_cursor_execute", self._before_statement)
             sa.event.listen(connection.engine, "handle_error", self._on_error)

@@ -88,7 +88,10 @@ class NoJournal:
         yield
 
     def settle(self, heads: Heads) -> None:
-        """Raise JournalDiverged where a revision is half applied though none is to run."""
+        """No revision is to run: clear away what a kill left of the journal.
+
+        Raises JournalDiverged where a revision is half applied.
+        """
 
     def begun(self, step: Step) -> None:
         """A revision begins. Raises NeedsPerson where it cannot go on."""
@@ -198,6 +201,8 @@ class Journal(NoJournal):
     # A step -----------------------------------------------------------------------------------
 
     def settle(self, heads: Heads) -> None:
+        if not self._query(self._language.exists):
+            return
         found = self._unsettled(heads)
         if found:
             raise self._half_applied(found, "the branch is to stay where it is")

@@ -38,6 +38,10 @@ class MysqlLanguage:
             "details LONGTEXT NOT NULL, PRIMARY KEY (revision, direction, number)"
             ") ENGINE=InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
         )
+        self.exists = (
+            "SELECT 1 FROM information_schema.tables "
+            "WHERE table_schema = DATABASE() AND table_name = 'branchmig_journal'"
+        )
         self.put = (
             f"REPLACE INTO {self.table} "
             "(revision, direction, number, hash, state, statement, details) "

@@ -68,6 +68,8 @@ class Language(Protocol):
 
     create: str
     """Makes the journal where it is not there."""
+    exists: str
+    """Gives a row where the journal is there."""
     put: str
     """Writes one row, over what is there, from the seven columns in their order."""
     table: str

@@ -109,6 +109,15 @@ def test_the_journal_is_there_only_where_a_revision_broke(lab: Lab) -> None:
     assert not lab.has_journal()
 
 
+def test_an_empty_journal_that_a_kill_left_behind_is_cleared_away(lab: Lab) -> None:
+    """The last version row was committed with the clearing; the table was about to be dropped."""
+    lab.query(MysqlLanguage(lab.database).create)
+    assert not lab.migrator().look(lab.branch).unfinished
+    attempt = lab.attempt()
+    assert (attempt.failure, attempt.applied) == (None, ())
+    assert not lab.has_journal()
+
+
 def test_a_revision_that_failed_before_anything_landed_leaves_no_journal(lab: Lab) -> None:
     lab.revision("r2", 'op.execute("ALTER TABLE not_there ADD COLUMN more INT")')
     assert lab.attempt().failure
