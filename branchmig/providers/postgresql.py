@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
 
 from ..errors import (
@@ -25,11 +25,11 @@ from ..errors import (
     DatabaseMissing,
     DriverMissing,
     ProviderError,
-    SecondConnection,
     UsageError,
 )
-from ..masking import mask, remember
+from ..masking import mask
 from ..model import FailureKind, Provider, Snapshot, VersionTable
+from .connections import cause, connected, own_transaction, parsed, refuse_second, wait_for_lock
 from .journal import NoJournal
 from .protocol import Capabilities, Limits
 
@@ -93,27 +93,20 @@ class PostgresqlStrategy:
     # Where ------------------------------------------------------------------------------------
 
     def check_url(self, url: str) -> None:
-        parsed = self._url(url)
-        if not parsed.database:
+        given = self._url(url)
+        if not given.database:
             raise UsageError(
                 "the URL names no database", "postgresql://USER@HOST/DATABASE is its form"
             )
 
     def identity(self, url: str) -> str:
-        parsed = self._url(url)
-        host = parsed.query.get("host", parsed.host or "")
-        return f"postgresql:{host}:{parsed.port or 5432}:{parsed.database}".lower()
+        given = self._url(url)
+        host = given.query.get("host", given.host or "")
+        return f"postgresql:{host}:{given.port or 5432}:{given.database}".lower()
 
     def _url(self, url: str) -> URL:
-        try:
-            parsed = make_url(url)
-        except (sa.exc.ArgumentError, ValueError) as error:
-            raise UsageError(f"malformed URL: {mask(str(error))}") from None
-        remember(parsed.password)
-        if "+" not in parsed.drivername:
-            # SQLAlchemy's own default is the older psycopg2.
-            parsed = parsed.set(drivername="postgresql+psycopg")
-        return parsed
+        # SQLAlchemy's own default is the older psycopg2.
+        return parsed(url, "psycopg")
 
     # Looking ----------------------------------------------------------------------------------
 
@@ -127,7 +120,7 @@ class PostgresqlStrategy:
             raise self.explain(error, url) from error
 
     def read(self, connection: sa.Connection, version_table: VersionTable) -> Snapshot:
-        with _own_transaction(connection):
+        with own_transaction(connection):
             tables = {
                 row[0]
                 for row in connection.exec_driver_sql(
@@ -146,7 +139,7 @@ class PostgresqlStrategy:
             return Snapshot(True, True, tuple(sorted(rows)), frozenset(tables))
 
     def schema(self, connection: sa.Connection) -> dict[str, frozenset[str]]:
-        with _own_transaction(connection):
+        with own_transaction(connection):
             found = sa.inspect(connection).get_multi_columns()
             return {
                 name: frozenset(column["name"] for column in columns)
@@ -230,28 +223,14 @@ class PostgresqlStrategy:
     def _one(self, url: str, *, read_only: bool = False) -> Iterator[sa.Connection]:
         """One connection with its limits, and no second."""
         engine = self._engine(url, poolclass=NullPool)
-        opened: list[bool] = []
-
-        def once(*_: Any) -> None:
-            if opened:
-                raise SecondConnection(
-                    "a second connection to the branch was asked for within one attempt",
-                    "a revision must use op.get_bind(): another connection has neither the lock "
-                    "nor the limits",
-                )
-            opened.append(True)
-
-        sa.event.listen(engine, "do_connect", once)
+        refuse_second(engine)
         sa.event.listen(engine, "connect", lambda driver, _: self._limit(driver, read_only))
-        try:
-            connection = engine.connect()
-        except sa.exc.DBAPIError as error:
-            raise self.explain(error, url) from error
-        try:
-            with connection:
-                yield connection
-        finally:
-            engine.dispose()
+        with ExitStack() as stack:
+            try:
+                connection = stack.enter_context(connected(engine))
+            except sa.exc.DBAPIError as error:
+                raise self.explain(error, url) from error
+            yield connection
 
     def _limit(self, driver: Any, read_only: bool) -> None:
         """Session settings of every connection; committed, or a rollback would undo them."""
@@ -270,14 +249,11 @@ class PostgresqlStrategy:
 
     @contextmanager
     def lock(self, connection: sa.Connection) -> Iterator[None]:
-        deadline = time.monotonic() + self._limits.lock_timeout
-        while not self._ask(connection, "pg_try_advisory_lock"):
-            if time.monotonic() >= deadline:
-                raise BranchBusy(
-                    f"the database is being migrated by {self._holder(connection)}",
-                    "try again when that has ended",
-                )
-            time.sleep(0.1)
+        wait_for_lock(
+            lambda: self._ask(connection, "pg_try_advisory_lock"),
+            lambda: self._holder(connection),
+            self._limits.lock_timeout,
+        )
         try:
             yield
         finally:
@@ -288,12 +264,12 @@ class PostgresqlStrategy:
                 self._ask(connection, "pg_advisory_unlock")
 
     def _ask(self, connection: sa.Connection, function: str) -> bool:
-        with _own_transaction(connection):
+        with own_transaction(connection):
             return bool(connection.exec_driver_sql(f"SELECT {function}({_LOCK_KEY})").scalar())
 
     def _holder(self, connection: sa.Connection) -> str:
         high, low = (_LOCK_KEY >> 32) & 0xFFFFFFFF, _LOCK_KEY & 0xFFFFFFFF
-        with _own_transaction(connection):
+        with own_transaction(connection):
             row = connection.exec_driver_sql(
                 "SELECT a.pid, a.usename, coalesce(host(a.client_addr), 'its own host') "
                 "FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
@@ -354,7 +330,7 @@ class PostgresqlStrategy:
         if isinstance(error, BranchUnreachable):
             return FailureKind.UNREACHABLE
         state = _state(error)
-        if state is None and self.is_own(_cause(error)) and _lost(error):
+        if state is None and self.is_own(cause(error)) and _lost(error):
             return FailureKind.UNREACHABLE
         if state and state.startswith("08"):
             return FailureKind.UNREACHABLE
@@ -364,7 +340,7 @@ class PostgresqlStrategy:
         if isinstance(error, BranchmigError):
             return error
         state = _state(error)
-        said = " ".join(str(_cause(error)).split())
+        said = " ".join(str(cause(error)).split())
         where = f"{self._url(url).host or 'the local server'}/{self._url(url).database}"
         if state is None and "does not exist" in said and "database" in said:
             state = "3D000"  # a failed connect carries no SQLSTATE
@@ -378,17 +354,6 @@ class PostgresqlStrategy:
         if kind is FailureKind.UNREACHABLE or state in ("28P01", "28000"):
             return BranchUnreachable(text, hint or "look at host, port, network and the server")
         return (BranchUnusable if sentence else ProviderError)(text, hint)
-
-
-@contextmanager
-def _own_transaction(connection: sa.Connection) -> Iterator[None]:
-    """Leaves the connection as it was: a question asked outside a transaction opens one."""
-    before = connection.in_transaction()
-    try:
-        yield
-    finally:
-        if not before and connection.in_transaction():
-            connection.rollback()
 
 
 def _committed(connection: sa.Connection, transaction: str | None) -> str | None:
@@ -408,17 +373,12 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _cause(error: BaseException) -> BaseException:
-    original = getattr(error, "orig", None)
-    return original if isinstance(original, BaseException) else error
-
-
 def _state(error: BaseException) -> str | None:
-    cause = _cause(error)
-    return getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+    own = cause(error)
+    return getattr(own, "sqlstate", None) or getattr(own, "pgcode", None)
 
 
 def _lost(error: BaseException) -> bool:
     """A driver that could not connect, or whose connection broke, has only words to say so."""
-    name = type(_cause(error)).__name__
+    name = type(cause(error)).__name__
     return name in ("OperationalError", "ConnectionTimeout", "InterfaceError")
