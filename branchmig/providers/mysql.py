@@ -34,8 +34,8 @@ from ..errors import (
 from ..masking import mask
 from ..model import FailureKind, Provider, Snapshot, VersionTable
 from .connections import cause, connected, own_transaction, parsed, refuse_second, wait_for_lock
-from .journal import TABLE as JOURNAL
 from .journal import Journal
+from .marks import TABLE as JOURNAL
 from .mysql_language import MysqlLanguage
 from .mysql_statements import quoted
 from .protocol import Capabilities, Limits
@@ -182,7 +182,8 @@ class MysqlStrategy:
                 "AND table_type IN ('BASE TABLE', 'SYSTEM VERSIONED')"
             )
             present = set(names.scalars())
-            unfinished = JOURNAL in present and bool(
+            journaled = JOURNAL in present
+            unfinished = journaled and bool(
                 connection.exec_driver_sql(f"SELECT 1 FROM {JOURNAL} LIMIT 1").first()
             )
             tables = frozenset(present - {version_table.name, JOURNAL})
@@ -194,8 +195,8 @@ class MysqlStrategy:
             except sa.exc.DBAPIError as error:
                 if _number(error) not in (1146, 1049):
                     raise
-                return Snapshot(True, False, (), tables, unfinished)
-            return Snapshot(True, True, tuple(sorted(rows)), tables, unfinished)
+                return Snapshot(True, False, (), tables, journaled, unfinished)
+            return Snapshot(True, True, tuple(sorted(rows)), tables, journaled, unfinished)
 
     def schema(self, connection: sa.Connection) -> dict[str, frozenset[str]]:
         with own_transaction(connection):
@@ -421,9 +422,9 @@ class MysqlStrategy:
 
     # Within a revision ------------------------------------------------------------------------
 
-    def journal(self, connection: sa.Connection, name: str) -> Journal:
+    def journal(self, connection: sa.Connection, name: str, *, there: bool) -> Journal:
         database = str(self._ask(connection, "SELECT DATABASE()"))
-        return Journal(connection, MysqlLanguage(database), name)
+        return Journal(connection, MysqlLanguage(database), name, there=there)
 
     def begin_watch(self, connection: sa.Connection) -> None:
         """The journal watches."""

@@ -30,7 +30,9 @@ from ..errors import (
 from ..masking import mask
 from ..model import FailureKind, Provider, Snapshot, VersionTable
 from .connections import cause, connected, own_transaction, parsed, refuse_second, wait_for_lock
-from .journal import NoJournal
+from .journal import Journal, NoJournal
+from .marks import TABLE as JOURNAL
+from .postgresql_language import PostgresqlLanguage
 from .protocol import Capabilities, Limits
 
 _LOCK_KEY = int.from_bytes(hashlib.sha256(b"branchmig").digest()[:8], "big", signed=True)
@@ -132,11 +134,15 @@ class PostgresqlStrategy:
             if version_table.schema:
                 name = f"{_quoted(version_table.schema)}.{name}"
             found = connection.exec_driver_sql("SELECT to_regclass(%s)", (name,)).scalar()
-            tables.discard(version_table.name)
+            journaled = JOURNAL in tables
+            unfinished = journaled and bool(
+                connection.exec_driver_sql(f"SELECT 1 FROM {JOURNAL} LIMIT 1").first()
+            )
+            others = frozenset(tables - {version_table.name, JOURNAL})
             if found is None:
-                return Snapshot(exists=True, versioned=False, tables=frozenset(tables))
+                return Snapshot(True, False, (), others, journaled, unfinished)
             rows = connection.exec_driver_sql(f"SELECT version_num FROM {name}").scalars()
-            return Snapshot(True, True, tuple(sorted(rows)), frozenset(tables))
+            return Snapshot(True, True, tuple(sorted(rows)), others, journaled, unfinished)
 
     def schema(self, connection: sa.Connection) -> dict[str, frozenset[str]]:
         with own_transaction(connection):
@@ -144,6 +150,7 @@ class PostgresqlStrategy:
             return {
                 name: frozenset(column["name"] for column in columns)
                 for (_, name), columns in found.items()
+                if name != JOURNAL
             }
 
     def missing_tables(self, present: frozenset[str], required: tuple[str, ...]) -> tuple[str, ...]:
@@ -282,31 +289,44 @@ class PostgresqlStrategy:
 
     # Within a revision ------------------------------------------------------------------------
 
-    def journal(self, connection: sa.Connection, name: str) -> NoJournal:
-        return NoJournal()
+    def journal(self, connection: sa.Connection, name: str, *, there: bool) -> NoJournal:
+        if not _keeps_journal(connection):
+            return NoJournal()
+        with own_transaction(connection):
+            schema = connection.exec_driver_sql("SELECT current_schema()").scalar()
+        return Journal(connection, PostgresqlLanguage(schema or "public"), name, there=there)
 
     def begin_watch(self, connection: sa.Connection) -> None:
-        # The id of a transaction changes when somebody ends it and another begins.
-        row = connection.exec_driver_sql(
-            "SELECT pg_current_xact_id()::text, current_setting('search_path')"
-        ).one()
-        connection.info["branchmig_transaction"] = row[0]
         # A revision may set the path for the session; the next one, and the version table, need
         # the one that the connection began with.
-        path = connection.info.setdefault("branchmig_search_path", row[1])
-        connection.exec_driver_sql("SELECT set_config('search_path', %s, false)", (path,))
+        path = connection.info.get("branchmig_search_path")
+        if path is None:
+            path = connection.exec_driver_sql("SELECT current_setting('search_path')").scalar()
+            connection.info["branchmig_search_path"] = path
+        else:
+            self._set_path(connection)
+        if not _keeps_journal(connection):
+            # The id of a transaction changes when somebody ends it and another begins.
+            connection.info["branchmig_transaction"] = connection.exec_driver_sql(
+                "SELECT pg_current_xact_id()::text"
+            ).scalar()
 
     def end_watch(self, connection: sa.Connection, *, failed: bool = False) -> str | None:
         before = connection.info.pop("branchmig_transaction", None)
         if failed:
-            return _committed(connection, before)
-        path = connection.info.get("branchmig_search_path")
-        connection.exec_driver_sql("SELECT set_config('search_path', %s, false)", (path,))
+            return _committed(connection, before) if before else None
+        self._set_path(connection)
+        if before is None:
+            return None
         now = connection.exec_driver_sql("SELECT pg_current_xact_id()::text").scalar()
-        if before is None or before == now:
+        if before == now:
             return None
         ended = connection.exec_driver_sql("SELECT pg_xact_status(%s::xid8)", (before,)).scalar()
         return "COMMIT" if ended == "committed" else "ROLLBACK"
+
+    def _set_path(self, connection: sa.Connection) -> None:
+        path = connection.info["branchmig_search_path"]
+        connection.exec_driver_sql("SELECT set_config('search_path', %s, false)", (path,))
 
     def integrity(self, connection: sa.Connection) -> None:
         """PostgreSQL checks its constraints itself."""
@@ -354,6 +374,12 @@ class PostgresqlStrategy:
         if kind is FailureKind.UNREACHABLE or state in ("28P01", "28000"):
             return BranchUnreachable(text, hint or "look at host, port, network and the server")
         return (BranchUnusable if sentence else ProviderError)(text, hint)
+
+
+def _keeps_journal(connection: sa.Connection) -> bool:
+    """psycopg2's connections cannot be listened to; under it a COMMIT within a revision is watched
+    for, and a failure after it needs a person."""
+    return connection.dialect.driver == "psycopg"
 
 
 def _committed(connection: sa.Connection, transaction: str | None) -> str | None:

@@ -18,9 +18,10 @@ from office import Office
 from servers import Mariadb
 
 from branchmig.model import FailureKind, SkipReason
-from branchmig.providers.journal import TABLE
+from branchmig.providers.marks import TABLE
 from branchmig.providers.mysql_language import MysqlLanguage
 from branchmig.providers.mysql_statements import shown
+from branchmig.providers.statements import Landed
 
 KILLS = 20
 
@@ -403,9 +404,9 @@ def test_whether_a_statement_landed_is_seen_in_the_schema(lab: Lab, statement: s
         language = MysqlLanguage(lab.database)
         facts = language.look(query, language.read(statement))
         assert facts
-        assert language.landed(query, statement, facts) is False
+        assert language.landed(query, statement, facts) is Landed.NO
         query(statement)
-        assert language.landed(query, statement, facts) is True
+        assert language.landed(query, statement, facts) is Landed.YES
 
 
 @pytest.mark.parametrize(
@@ -427,7 +428,7 @@ def test_a_schema_that_somebody_else_changed_tells_nothing(
         language = MysqlLanguage(lab.database)
         facts = language.look(query, language.read(statement))
         query(instead)
-        assert language.landed(query, statement, facts) is None
+        assert language.landed(query, statement, facts) is Landed.UNKNOWN
 
 
 @pytest.mark.parametrize(
