@@ -57,6 +57,12 @@ class Server:
     def command(self) -> list[str]:
         raise NotImplementedError
 
+    def connect(self, database: str | None = None, **options: Any) -> Any:
+        raise NotImplementedError
+
+    def query(self, statement: str, database: str | None = None) -> list[Any]:
+        raise NotImplementedError
+
     def ready(self) -> bool:
         raise NotImplementedError
 
@@ -130,13 +136,26 @@ class Postgresql(Server):
             *(word for k, v in options.items() for word in ("-c", f"{k}={v}")),
         ]  # fmt: skip
 
+    def connect(self, database: str | None = None, **options: Any) -> Any:
+        """A raw connection of the driver's, in autocommit."""
+        import psycopg
+
+        return psycopg.connect(
+            host="127.0.0.1", port=self.port, user="postgres", dbname=database or "postgres",
+            autocommit=True, connect_timeout=5, **options,
+        )  # fmt: skip
+
+    def query(self, statement: str, database: str | None = None) -> list[Any]:
+        """Run one statement as the superuser; rows as tuples."""
+        with self.connect(database) as connection, connection.cursor() as cursor:
+            cursor.execute(statement)
+            return list(cursor.fetchall()) if cursor.description else []
+
     def ready(self) -> bool:
         import psycopg
 
         try:
-            psycopg.connect(
-                host="127.0.0.1", port=self.port, user="postgres", connect_timeout=2
-            ).close()
+            self.connect().close()
         except psycopg.OperationalError:
             return False
         return True

@@ -12,10 +12,15 @@ import pytest
 import sqlalchemy as sa
 from servers import Postgresql
 
+from branchmig.config import packaged
 from branchmig.errors import BranchBusy, BranchUnreachable, BranchUnusable, DatabaseMissing
-from branchmig.model import FailureKind, VersionTable
+from branchmig.model import Direction, FailureKind, Step, VersionTable
 from branchmig.providers import Limits
 from branchmig.providers.postgresql import PostgresqlStrategy
+from branchmig.revisions.environment import run
+from branchmig.revisions.history import History
+from branchmig.revisions.hooks import NoHooks
+from branchmig.revisions.source import Source
 
 VERSION = VersionTable()
 
@@ -201,3 +206,46 @@ def test_a_revision_that_fails_after_a_commit_of_its_own_is_known_to_have_kept_s
             with pytest.raises(sa.exc.DBAPIError):
                 connection.exec_driver_sql("SELECT no_such_column")
             assert strategy.end_watch(connection, failed=True) == kept
+
+
+def schema(strategy: PostgresqlStrategy, url: str) -> dict[str, object]:
+    """Every table with its columns, constraints and indexes, as the server words them."""
+    statements = {
+        "columns": "SELECT table_name, column_name, ordinal_position, data_type, is_nullable, "
+        "column_default, character_maximum_length, numeric_precision, numeric_scale, is_identity "
+        "FROM information_schema.columns WHERE table_schema = 'public'",
+        "constraints": "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) "
+        "FROM pg_constraint WHERE connamespace = 'public'::regnamespace",
+        "indexes": "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'",
+        "sequences": "SELECT sequence_name FROM information_schema.sequences",
+        "types": "SELECT typname FROM pg_type WHERE typtype = 'e'",
+    }
+    with strategy.connect(url) as connection:
+        return {
+            what: {tuple(row) for row in connection.exec_driver_sql(statement)}
+            for what, statement in statements.items()
+        }
+
+
+def test_the_reference_history_goes_up_to_base_and_up_again(
+    strategy: PostgresqlStrategy, url: str
+) -> None:
+    history = History.load(Source(str(packaged("alembic_branch"))), strategy.scratch_url,
+                           online=False)  # fmt: skip
+    up = history.steps((), "head")
+    down = tuple(
+        Step(s.revision, Direction.DOWNGRADE, s.to_heads, s.from_heads) for s in reversed(up)
+    )
+
+    def migrate(steps: tuple[Step, ...]) -> None:
+        with strategy.connect(url) as connection:
+            run(history, connection, steps, NoHooks(), transactional_ddl=True)
+
+    migrate(up)
+    first = schema(strategy, url)
+    assert len(strategy.inspect(url, VERSION).tables) == 14
+    migrate(down)
+    snapshot = strategy.inspect(url, VERSION)
+    assert (snapshot.heads, snapshot.tables) == ((), frozenset())
+    migrate(up)
+    assert schema(strategy, url) == first
