@@ -8,11 +8,16 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, Self, TypeVar
+
+from processes import children, lives, until
+
+from branchmig.model import Provider
 
 
 def free_port() -> int:
@@ -49,10 +54,22 @@ def leave_out(server: str, package: str) -> NoReturn:
 class Server:
     """One server process; `stop`, `kill` and `start` may be called at will."""
 
+    provider: ClassVar[Provider]
+    sessions: ClassVar[str]
+    """What every session runs at this moment: columns id, db and info."""
+    listing: ClassVar[str]
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def elsewhere(cls, port: int) -> Self:
+        """A server that another process has started, to be asked only."""
+        server = cls.__new__(cls)
+        server.port = port
+        return server
 
     def command(self) -> list[str]:
         raise NotImplementedError
@@ -65,6 +82,10 @@ class Server:
 
     def ready(self) -> bool:
         raise NotImplementedError
+
+    def databases(self) -> set[str]:
+        """The names of those that there are."""
+        return {str(name) for (name,) in self.query(self.listing)}
 
     def url(self, database: str) -> str:
         raise NotImplementedError
@@ -91,14 +112,27 @@ class Server:
             self.process.wait(60)
 
     def kill(self) -> None:
-        """As a power cut would."""
+        """Every process of it, before any can end in good order."""
         if self.process and self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            # Frozen, it starts no more; PostgreSQL's own are not in its group.
+            os.kill(self.process.pid, signal.SIGSTOP)
+            others = children(self.process.pid)
+            for pid in (*others, self.process.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             self.process.wait(60)
+            until(lambda: not any(map(lives, others)), "the end of the server's processes")
 
 
 class Postgresql(Server):
     """PostgreSQL; it refuses to run as root, so root lends it an account."""
+
+    provider = Provider.POSTGRESQL
+    listing = "SELECT datname FROM pg_database"
+    sessions = (
+        "(SELECT pid AS id, datname AS db, query AS info FROM pg_stat_activity "
+        "WHERE state = 'active' AND pid <> pg_backend_pid()) sessions"
+    )
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -177,8 +211,24 @@ def running(server: S) -> Iterator[S]:
         server.kill()
 
 
+@contextmanager
+def own(kind: type[S]) -> Iterator[S]:
+    """Started in a folder that no other session of tests clears or closes to its account."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{kind.__name__.lower()}-", dir="/tmp"))
+    try:
+        folder.chmod(0o755)
+        with running(kind(folder)) as server:
+            yield server
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 class Mariadb(Server):
     """MariaDB with a root that needs no password, on TCP and on a socket in its own folder."""
+
+    provider = Provider.MYSQL
+    listing = "SHOW DATABASES"
+    sessions = "information_schema.processlist"
 
     def __init__(self, folder: Path, *options: str) -> None:
         super().__init__(folder)

@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import sqlalchemy as sa
+from schemas import schema_of
 from servers import Postgresql
 
 from branchmig.config import packaged
@@ -208,25 +209,6 @@ def test_a_revision_that_fails_after_a_commit_of_its_own_is_known_to_have_kept_s
             assert strategy.end_watch(connection, failed=True) == kept
 
 
-def schema(strategy: PostgresqlStrategy, url: str) -> dict[str, object]:
-    """Every table with its columns, constraints and indexes, as the server words them."""
-    statements = {
-        "columns": "SELECT table_name, column_name, ordinal_position, data_type, is_nullable, "
-        "column_default, character_maximum_length, numeric_precision, numeric_scale, is_identity "
-        "FROM information_schema.columns WHERE table_schema = 'public'",
-        "constraints": "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) "
-        "FROM pg_constraint WHERE connamespace = 'public'::regnamespace",
-        "indexes": "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'",
-        "sequences": "SELECT sequence_name FROM information_schema.sequences",
-        "types": "SELECT typname FROM pg_type WHERE typtype = 'e'",
-    }
-    with strategy.connect(url) as connection:
-        return {
-            what: {tuple(row) for row in connection.exec_driver_sql(statement)}
-            for what, statement in statements.items()
-        }
-
-
 def test_the_reference_history_goes_up_to_base_and_up_again(
     strategy: PostgresqlStrategy, url: str
 ) -> None:
@@ -242,10 +224,10 @@ def test_the_reference_history_goes_up_to_base_and_up_again(
             run(history, connection, steps, NoHooks(), transactional_ddl=True)
 
     migrate(up)
-    first = schema(strategy, url)
+    first = schema_of(url)
     assert len(strategy.inspect(url, VERSION).tables) == 14
     migrate(down)
     snapshot = strategy.inspect(url, VERSION)
     assert (snapshot.heads, snapshot.tables) == ((), frozenset())
     migrate(up)
-    assert schema(strategy, url) == first
+    assert schema_of(url) == first
