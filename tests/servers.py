@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Self, TypeVar
 
@@ -51,6 +54,16 @@ def leave_out(server: str, package: str) -> NoReturn:
     pytest.skip(f"{server} {MISSING}: apt install {package}")
 
 
+@dataclass(frozen=True)
+class Ran:
+    """A statement that a server has run: in which session, and when, in seconds."""
+
+    session: int
+    began: float
+    ended: float
+    text: str
+
+
 class Server:
     """One server process; `stop`, `kill` and `start` may be called at will."""
 
@@ -82,6 +95,12 @@ class Server:
 
     def ready(self) -> bool:
         raise NotImplementedError
+
+    @contextmanager
+    def watched(self, database: str) -> Iterator[Callable[[], list[Ran]]]:
+        """Within, sessions that begin in a database have their statements noted by the server."""
+        raise NotImplementedError
+        yield
 
     def databases(self) -> set[str]:
         """The names of those that there are."""
@@ -122,6 +141,14 @@ class Server:
                     os.kill(pid, signal.SIGKILL)
             self.process.wait(60)
             until(lambda: not any(map(lives, others)), "the end of the server's processes")
+
+
+_LOGGED = re.compile(
+    r"^(?P<ended>\S+ \S+) \S+ \[(?P<pid>\d+)\] LOG:  duration: (?P<duration>[\d.]+) ms  "
+    r"(?:statement|execute [^:]*):\s+(?P<text>.*)$",
+    re.MULTILINE,
+)
+"""Of a log_line_prefix as it is by default."""
 
 
 class Postgresql(Server):
@@ -193,6 +220,26 @@ class Postgresql(Server):
         except psycopg.OperationalError:
             return False
         return True
+
+    @contextmanager
+    def watched(self, database: str) -> Iterator[Callable[[], list[Ran]]]:
+        log = self.folder / "server.log"
+        before = log.stat().st_size
+        self.query(f"ALTER DATABASE {database} SET log_min_duration_statement = 0")
+
+        def ran() -> list[Ran]:
+            text = log.read_bytes()[before:].decode()
+            found = []
+            for line in _LOGGED.finditer(text):
+                ended = datetime.fromisoformat(line["ended"]).timestamp()
+                began = ended - float(line["duration"]) / 1000
+                found.append(Ran(int(line["pid"]), began, ended, line["text"]))
+            return found
+
+        try:
+            yield ran
+        finally:
+            self.query(f"ALTER DATABASE {database} RESET log_min_duration_statement")
 
     def url(self, database: str) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
@@ -283,6 +330,26 @@ class Mariadb(Server):
         except pymysql.MySQLError:
             return False
         return True
+
+    @contextmanager
+    def watched(self, database: str) -> Iterator[Callable[[], list[Ran]]]:
+        settings = {"log_output": "'TABLE'", "slow_query_log": "1", "long_query_time": "0"}
+        before = {name: self.query(f"SELECT @@global.{name}")[0][0] for name in settings}
+        for name, value in settings.items():
+            self.query(f"SET GLOBAL {name} = {value}")
+
+        def ran() -> list[Ran]:
+            rows = self.query(
+                "SELECT thread_id, unix_timestamp(start_time), time_to_sec(query_time), sql_text "
+                f"FROM mysql.slow_log WHERE db = '{database}'"
+            )
+            return [Ran(int(r[0]), float(r[1]), float(r[1] + r[2]), str(r[3])) for r in rows]
+
+        try:
+            yield ran
+        finally:
+            for name, value in before.items():
+                self.query(f"SET GLOBAL {name} = {value!r}")
 
     def url(self, database: str) -> str:
         return f"mysql://root@127.0.0.1:{self.port}/{database}"
