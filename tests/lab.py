@@ -1,6 +1,6 @@
 """One branch with a history that the test writes, migrated in this process or in one to be killed.
 
-As a program (`python lab.py FOLDER`) it makes one attempt on the branch of that folder.
+As a program (`python lab.py FOLDER ENGINE PORT DATABASE`) it makes one attempt on that branch.
 """
 
 from __future__ import annotations
@@ -14,22 +14,51 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from servers import Mariadb
+from schemas import schema_of
+from servers import Mariadb, Postgresql, Server
 
 from branchmig import config
 from branchmig.fence import Fence
 from branchmig.migrator import Migrator
-from branchmig.model import Attempt, Branch, Heads, Provider, Task
+from branchmig.model import Attempt, Branch, Heads, Task
 
 ENVIRONMENT = Path(__file__).parent / "histories" / "linear" / "env.py"
+
+LEDGER = """
+op.create_table(
+    "ledger",
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("what", sa.String(20)),
+)
+"""
+
+EVENTFUL = """
+op.execute("INSERT INTO ledger (what) VALUES ('{n} begins')")
+op.create_table("t{n}", sa.Column("id", sa.Integer, primary_key=True),
+                sa.Column("a", sa.String(20)), sa.Column("parent", sa.Integer))
+op.bulk_insert(sa.table("t{n}", sa.column("id"), sa.column("a")),
+               [dict(id=i, a=str(i)) for i in range(1, 201)])
+op.add_column("t{n}", sa.Column("count", sa.Integer, server_default="0", nullable=False))
+op.execute("UPDATE t{n} SET count = count + 1")
+op.execute("INSERT INTO ledger (what) VALUES ('{n} goes on')")
+op.create_index("ix{n}", "t{n}", ["a"])
+op.create_foreign_key("fk{n}", "t{n}", "t{n}", ["parent"], ["id"])
+op.alter_column("t{n}", "a", new_column_name="b", existing_type=sa.String(20),
+                type_=sa.String(40))
+op.execute("UPDATE t{n} SET count = count + 1")
+op.drop_constraint("fk{n}", "t{n}", type_="foreignkey")
+op.rename_table("t{n}", "u{n}")
+op.execute("INSERT INTO ledger (what) VALUES ('{n} ends')")
+"""
+"""Of every kind of statement some, so that one landing twice shows in a row or as an error."""
 
 
 @dataclass
 class Lab:
-    """A folder with settings and a history, and a branch on a MariaDB server."""
+    """A folder with settings and a history, and a branch on a server."""
 
     folder: Path
-    server: Mariadb
+    server: Server
     database: str
     last: str | None = field(default=None)
 
@@ -53,7 +82,7 @@ class Lab:
 
     @property
     def branch(self) -> Branch:
-        return Branch("1", "BR001", "BR001", Provider.MYSQL, self.url)
+        return Branch("1", "BR001", "BR001", self.server.provider, self.url)
 
     def revision(self, name: str, upgrade: str, downgrade: str = "pass") -> None:
         """Write a revision after the last one, or write this one anew."""
@@ -67,6 +96,22 @@ class Lab:
             f"def upgrade():\n{bodies[0]}\n\n\ndef downgrade():\n{bodies[1]}\n"
         )
 
+    def eventful(self) -> None:
+        """Write a whole history of which each statement is to land exactly once: `contents`."""
+        self.revision("r0", LEDGER)
+        for n in range(1, 4):
+            self.revision(f"r{n}", EVENTFUL.format(n=n))
+
+    def contents(self) -> object:
+        """The schema and every row; numbers that were given out and rolled back are nobody's."""
+        schema = schema_of(self.url)
+        rows = {
+            table: self.query(f"SELECT * FROM {table} ORDER BY 1")
+            for table in schema
+            if table != "ledger"
+        }
+        return schema, rows, self.query("SELECT what FROM ledger ORDER BY id")
+
     def migrator(self) -> Migrator:
         """As a new process would have it."""
         return Migrator(config.load(self.folder / "branchmig.toml")[0])
@@ -77,12 +122,23 @@ class Lab:
     def start(self) -> subprocess.Popen[bytes]:
         """An attempt in a process of its own, which says so when it begins."""
         process = subprocess.Popen(
-            [sys.executable, __file__, str(self.folder), str(self.server.port), self.database],
+            [sys.executable, __file__, str(self.folder), self.server.provider.value,
+             str(self.server.port), self.database],
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         assert process.stdout is not None
         assert process.stdout.readline() == b"begins\n"
         return process
+
+    def seconds(self) -> float:
+        """How long an attempt takes that goes through, between its first word and its last."""
+        process, began = self.start(), time.monotonic()
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ends\n"
+        took = time.monotonic() - began
+        process.communicate()
+        assert process.returncode == 0
+        return took
 
     def kill_during(self, statement: str) -> None:
         """Kill -9 an attempt while the server runs a statement that begins with this."""
@@ -96,8 +152,8 @@ class Lab:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             found = self.query(
-                "SELECT id FROM information_schema.processlist "
-                f"WHERE db = '{self.database}' AND info LIKE '{statement}%'"
+                f"SELECT id FROM {self.server.sessions} WHERE db = '{self.database}' "
+                f"AND info LIKE '{statement}%'"
             )
             if found:
                 return int(found[0][0])
@@ -111,17 +167,14 @@ class Lab:
         return bool(self.query("SHOW TABLES LIKE 'branchmig_journal'"))
 
 
-class _Elsewhere(Mariadb):
-    """The server of another process."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-
-
 if __name__ == "__main__":
-    lab = Lab(Path(sys.argv[1]), _Elsewhere(int(sys.argv[2])), sys.argv[3])
+    (kind,) = (kind for kind in (Mariadb, Postgresql) if kind.provider.value == sys.argv[2])
+    lab = Lab(Path(sys.argv[1]), kind.elsewhere(int(sys.argv[3])), sys.argv[4])
     migrator = lab.migrator()
-    migrator.history(Provider.MYSQL)
+    migrator.history(lab.server.provider)
     sys.stdout.write("begins\n")
     sys.stdout.flush()
-    sys.exit(migrator.attempt(Task(lab.branch, "head"), Fence()).failure is not None)
+    attempt = migrator.attempt(Task(lab.branch, "head"), Fence())
+    sys.stdout.write("ends\n")
+    sys.stdout.flush()
+    sys.exit(attempt.failure is not None)

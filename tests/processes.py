@@ -26,6 +26,17 @@ def until(condition: Callable[[], T], what: str, seconds: float = 30) -> T:
     return found
 
 
+def children(parent: int) -> list[int]:
+    """The ids of the processes that a process has started."""
+    pids = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]
+    return [pid for pid in pids if _parent(pid) == parent]
+
+
+def lives(pid: int) -> bool:
+    """Whether there is such a process, zombies left out."""
+    return _state(pid) != "Z"
+
+
 @dataclass(frozen=True)
 class Family:
     """Every process that descends from a test: they inherit a variable that no other has."""
@@ -44,7 +55,7 @@ class Family:
             with suppress(OSError):
                 if folder.name.isdigit() and wanted in (folder / "environ").read_bytes():
                     found.append(int(folder.name))
-        return [pid for pid in found if _state(pid) != "Z"]
+        return [pid for pid in found if lives(pid)]
 
     def workers(self, parent: int) -> list[int]:
         """The processes that migrate for `parent`: children of the fork server, its child."""

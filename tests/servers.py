@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, Self, TypeVar
+
+from processes import children, lives, until
+
+from branchmig.model import Provider
 
 
 def free_port() -> int:
@@ -46,19 +54,57 @@ def leave_out(server: str, package: str) -> NoReturn:
     pytest.skip(f"{server} {MISSING}: apt install {package}")
 
 
+@dataclass(frozen=True)
+class Ran:
+    """A statement that a server has run: in which session, and when, in seconds."""
+
+    session: int
+    began: float
+    ended: float
+    text: str
+
+
 class Server:
     """One server process; `stop`, `kill` and `start` may be called at will."""
+
+    provider: ClassVar[Provider]
+    sessions: ClassVar[str]
+    """What every session runs at this moment: columns id, db and info."""
+    listing: ClassVar[str]
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
+    @classmethod
+    def elsewhere(cls, port: int) -> Self:
+        """A server that another process has started, to be asked only."""
+        server = cls.__new__(cls)
+        server.port = port
+        return server
+
     def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def connect(self, database: str | None = None, **options: Any) -> Any:
+        raise NotImplementedError
+
+    def query(self, statement: str, database: str | None = None) -> list[Any]:
         raise NotImplementedError
 
     def ready(self) -> bool:
         raise NotImplementedError
+
+    @contextmanager
+    def watched(self, database: str) -> Iterator[Callable[[], list[Ran]]]:
+        """Within, sessions that begin in a database have their statements noted by the server."""
+        raise NotImplementedError
+        yield
+
+    def databases(self) -> set[str]:
+        """The names of those that there are."""
+        return {str(name) for (name,) in self.query(self.listing)}
 
     def url(self, database: str) -> str:
         raise NotImplementedError
@@ -85,14 +131,35 @@ class Server:
             self.process.wait(60)
 
     def kill(self) -> None:
-        """As a power cut would."""
+        """Every process of it, before any can end in good order."""
         if self.process and self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            # Frozen, it starts no more; PostgreSQL's own are not in its group.
+            os.kill(self.process.pid, signal.SIGSTOP)
+            others = children(self.process.pid)
+            for pid in (*others, self.process.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             self.process.wait(60)
+            until(lambda: not any(map(lives, others)), "the end of the server's processes")
+
+
+_LOGGED = re.compile(
+    r"^(?P<ended>\S+ \S+) \S+ \[(?P<pid>\d+)\] LOG:  duration: (?P<duration>[\d.]+) ms  "
+    r"(?:statement|execute [^:]*):\s+(?P<text>.*)$",
+    re.MULTILINE,
+)
+"""Of a log_line_prefix as it is by default."""
 
 
 class Postgresql(Server):
     """PostgreSQL; it refuses to run as root, so root lends it an account."""
+
+    provider = Provider.POSTGRESQL
+    listing = "SELECT datname FROM pg_database"
+    sessions = (
+        "(SELECT pid AS id, datname AS db, query AS info FROM pg_stat_activity "
+        "WHERE state = 'active' AND pid <> pg_backend_pid()) sessions"
+    )
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -130,16 +197,49 @@ class Postgresql(Server):
             *(word for k, v in options.items() for word in ("-c", f"{k}={v}")),
         ]  # fmt: skip
 
+    def connect(self, database: str | None = None, **options: Any) -> Any:
+        """A raw connection of the driver's, in autocommit."""
+        import psycopg
+
+        return psycopg.connect(
+            host="127.0.0.1", port=self.port, user="postgres", dbname=database or "postgres",
+            autocommit=True, connect_timeout=5, **options,
+        )  # fmt: skip
+
+    def query(self, statement: str, database: str | None = None) -> list[Any]:
+        """Run one statement as the superuser; rows as tuples."""
+        with self.connect(database) as connection, connection.cursor() as cursor:
+            cursor.execute(statement)
+            return list(cursor.fetchall()) if cursor.description else []
+
     def ready(self) -> bool:
         import psycopg
 
         try:
-            psycopg.connect(
-                host="127.0.0.1", port=self.port, user="postgres", connect_timeout=2
-            ).close()
+            self.connect().close()
         except psycopg.OperationalError:
             return False
         return True
+
+    @contextmanager
+    def watched(self, database: str) -> Iterator[Callable[[], list[Ran]]]:
+        log = self.folder / "server.log"
+        before = log.stat().st_size
+        self.query(f"ALTER DATABASE {database} SET log_min_duration_statement = 0")
+
+        def ran() -> list[Ran]:
+            text = log.read_bytes()[before:].decode()
+            found = []
+            for line in _LOGGED.finditer(text):
+                ended = datetime.fromisoformat(line["ended"]).timestamp()
+                began = ended - float(line["duration"]) / 1000
+                found.append(Ran(int(line["pid"]), began, ended, line["text"]))
+            return found
+
+        try:
+            yield ran
+        finally:
+            self.query(f"ALTER DATABASE {database} RESET log_min_duration_statement")
 
     def url(self, database: str) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
@@ -158,8 +258,24 @@ def running(server: S) -> Iterator[S]:
         server.kill()
 
 
+@contextmanager
+def own(kind: type[S]) -> Iterator[S]:
+    """Started in a folder that no other session of tests clears or closes to its account."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{kind.__name__.lower()}-", dir="/tmp"))
+    try:
+        folder.chmod(0o755)
+        with running(kind(folder)) as server:
+            yield server
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 class Mariadb(Server):
     """MariaDB with a root that needs no password, on TCP and on a socket in its own folder."""
+
+    provider = Provider.MYSQL
+    listing = "SHOW DATABASES"
+    sessions = "information_schema.processlist"
 
     def __init__(self, folder: Path, *options: str) -> None:
         super().__init__(folder)
@@ -214,6 +330,26 @@ class Mariadb(Server):
         except pymysql.MySQLError:
             return False
         return True
+
+    @contextmanager
+    def watched(self, database: str) -> Iterator[Callable[[], list[Ran]]]:
+        settings = {"log_output": "'TABLE'", "slow_query_log": "1", "long_query_time": "0"}
+        before = {name: self.query(f"SELECT @@global.{name}")[0][0] for name in settings}
+        for name, value in settings.items():
+            self.query(f"SET GLOBAL {name} = {value}")
+
+        def ran() -> list[Ran]:
+            rows = self.query(
+                "SELECT thread_id, unix_timestamp(start_time), time_to_sec(query_time), sql_text "
+                f"FROM mysql.slow_log WHERE db = '{database}'"
+            )
+            return [Ran(int(r[0]), float(r[1]), float(r[1] + r[2]), str(r[3])) for r in rows]
+
+        try:
+            yield ran
+        finally:
+            for name, value in before.items():
+                self.query(f"SET GLOBAL {name} = {value!r}")
 
     def url(self, database: str) -> str:
         return f"mysql://root@127.0.0.1:{self.port}/{database}"

@@ -10,12 +10,18 @@ from pathlib import Path
 import psycopg
 import pytest
 import sqlalchemy as sa
+from schemas import schema_of
 from servers import Postgresql
 
+from branchmig.config import packaged
 from branchmig.errors import BranchBusy, BranchUnreachable, BranchUnusable, DatabaseMissing
-from branchmig.model import FailureKind, VersionTable
+from branchmig.model import Direction, FailureKind, Step, VersionTable
 from branchmig.providers import Limits
 from branchmig.providers.postgresql import PostgresqlStrategy
+from branchmig.revisions.environment import run
+from branchmig.revisions.history import History
+from branchmig.revisions.hooks import NoHooks
+from branchmig.revisions.source import Source
 
 VERSION = VersionTable()
 
@@ -205,3 +211,27 @@ def test_a_revision_that_fails_after_a_commit_of_its_own_is_known_to_have_kept_s
             with pytest.raises(sa.exc.DBAPIError):
                 connection.exec_driver_sql("SELECT no_such_column")
             assert strategy.end_watch(connection, failed=True) == kept
+
+
+def test_the_reference_history_goes_up_to_base_and_up_again(
+    strategy: PostgresqlStrategy, url: str
+) -> None:
+    history = History.load(Source(str(packaged("alembic_branch"))), strategy.scratch_url,
+                           online=False)  # fmt: skip
+    up = history.steps((), "head")
+    down = tuple(
+        Step(s.revision, Direction.DOWNGRADE, s.to_heads, s.from_heads) for s in reversed(up)
+    )
+
+    def migrate(steps: tuple[Step, ...]) -> None:
+        with strategy.connect(url) as connection:
+            run(history, connection, steps, NoHooks(), transactional_ddl=True)
+
+    migrate(up)
+    first = schema_of(url)
+    assert len(strategy.inspect(url, VERSION).tables) == 14
+    migrate(down)
+    snapshot = strategy.inspect(url, VERSION)
+    assert (snapshot.heads, snapshot.tables) == ((), frozenset())
+    migrate(up)
+    assert schema_of(url) == first

@@ -1,0 +1,63 @@
+"""Whoever is killed in the middle of an attempt on PostgreSQL leaves nothing half done."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+import uuid
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from lab import Lab
+from servers import Postgresql
+
+
+def test_killed_at_any_of_twenty_moments_every_statement_lands_exactly_once(
+    tmp_path: Path, postgresql: Postgresql
+) -> None:
+    _survives(tmp_path, postgresql, 20)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_killed_at_any_of_a_hundred_moments_every_statement_lands_exactly_once(
+    tmp_path: Path, postgresql: Postgresql
+) -> None:
+    _survives(tmp_path, postgresql, int(os.environ.get("TEST_KILLS", "100")))
+
+
+def _survives(folder: Path, server: Postgresql, kills: int) -> None:
+    seed = int(os.environ.get("TEST_SEED") or random.randrange(2**32))
+    sys.stdout.write(f"TEST_SEED={seed}\n")
+    chance = random.Random(seed)
+    first = _lab(folder / "first", server, made=True)
+    seconds, reference = first.seconds(), first.contents()
+    landed, number, left = 0, 0, Counter[int]()
+    while landed < kills:
+        number += 1
+        assert number <= 2 * kills, f"TEST_SEED={seed}: only {landed} kills have landed"
+        # Making a database takes as long as filling it: mostly it is there.
+        lab = _lab(folder / str(number), server, made=number % 5 > 0)
+        process = lab.start()
+        time.sleep(chance.uniform(0, seconds))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        landed += process.returncode == -signal.SIGKILL
+        attempt = lab.attempt()
+        assert attempt.failure is None, f"TEST_SEED={seed}: {attempt.failure.message}"
+        assert attempt.skip is None, f"TEST_SEED={seed}: {attempt.reason}"
+        assert lab.contents() == reference, f"TEST_SEED={seed}"
+        left[len(attempt.applied)] += 1
+    sys.stdout.write(f"revisions left to the next attempt, and how often: {dict(left)}\n")
+
+
+def _lab(folder: Path, server: Postgresql, *, made: bool) -> Lab:
+    lab = Lab(folder, server, f"k_{uuid.uuid4().hex}")
+    lab.eventful()
+    if made:
+        server.query(f"CREATE DATABASE {lab.database}")
+    return lab
