@@ -149,7 +149,7 @@ class Migrator:
                 total, failure=replace(failure, message=f"{failure.message} (tried {tries} times)")
             )
 
-        wait = tenacity.wait_exponential_jitter(initial=_PAUSE, max=_LONGEST_PAUSE, jitter=_PAUSE)
+        wait = tenacity.wait_exponential(_PAUSE, _LONGEST_PAUSE) + tenacity.wait_random(0, _PAUSE)
         fence.pause(random.uniform(_PAUSE, 2 * _PAUSE))
         return tenacity.Retrying(
             sleep=fence.pause,

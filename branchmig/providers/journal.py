@@ -287,7 +287,9 @@ class Journal(NoJournal):
         if resolution is Resolution.DISCARD:
             self._clear()
             return "the journal is gone; the revision begins anew"
-        (revision, direction), mark = found[-1]
+        (revision, direction), mark = next(
+            ((key, mark) for key, mark in found if mark.state is State.BEGUN), found[-1]
+        )
         if mark.state is not State.BEGUN:
             raise UsageError(
                 f"no statement of {revision} is in doubt",
