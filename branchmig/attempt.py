@@ -112,6 +112,8 @@ class Work(NoHooks):
                     raise _vanished(self.task) from None
                 if not (self.settings.run.create_databases or self.task.create):
                     raise
+                # Asked to stop already, it leaves not so much as a new database behind.
+                self.fence.check_step()
                 self.strategy.create(url)
                 connection = stack.enter_context(self.strategy.connect(url))
             yield connection
