@@ -14,10 +14,10 @@ TOOLS := $(VENV)/.tools
 METADATA := pyproject.toml branchmig/__init__.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench soak lowest clean servers
+.PHONY: help demo test check lint bench soak services lowest clean servers
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' Makefile
 
 demo: $(PROGRAM) ## install the program and migrate a dozen branches in a new scratch folder
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" bash docs/demo.sh
@@ -39,6 +39,9 @@ bench: $(TOOLS) ## measure branchmig beside its peers, all in one run
 
 soak: $(TOOLS) ## the tests that run for many minutes
 	$(PYTEST) -m soak $(ARGS)
+
+services: $(TOOLS) servers ## start the servers of the tests for your own use, and show their URLs
+	@$(VENV)/bin/python tests/services.py
 
 servers: # those that tests start for themselves; without them their tests are left out
 	@sh tests/install_servers.sh

@@ -80,7 +80,7 @@ class Work(NoHooks):
         self._connection: sa.Connection | None = None
         self._broken: Any = None
         self._running: str | None = None
-        self._kept = not strategy.capabilities.transactional_ddl
+        self._kept = False
         self._seen: set[int] = set()
 
     def result(self) -> Attempt:
@@ -88,7 +88,7 @@ class Work(NoHooks):
             plan=self.plan,
             applied=tuple(self.applied),
             heads=self.heads,
-            warnings=tuple(self.warnings),
+            warnings=(*self.warnings, *self.journal.warnings),
         )
 
     def carry_out(self) -> None:
@@ -125,25 +125,27 @@ class Work(NoHooks):
             self._refuse_foreign(snapshot)
             self.heads = snapshot.heads
             self.plan = self.history.plan(self.task.branch, snapshot.heads, self.task.target)
-            self.journal = self.strategy.journal(connection, self.task.branch.code)
+            self.journal = self.strategy.journal(
+                connection, self.task.branch.code, there=snapshot.journaled
+            )
             if not self.plan.steps:
-                if snapshot.unfinished:
-                    self.journal.settle(snapshot.heads)
+                self.journal.settle(snapshot.heads)
                 return
             sa.event.listen(connection, "before_cursor_execute", self._before_statement)
             sa.event.listen(connection.engine, "handle_error", self._on_error)
-            with self.fence.watched(self._on_fence), self.journal.kept():
+            with self.fence.watched(self._on_fence):
                 self._run(connection, self.plan)
 
     def _run(self, connection: sa.Connection, plan: Plan) -> None:
         try:
-            run(
-                self.history,
-                connection,
-                plan.steps,
-                self,
-                transactional_ddl=self.strategy.capabilities.transactional_ddl,
-            )
+            with self.journal.kept():
+                run(
+                    self.history,
+                    connection,
+                    plan.steps,
+                    self,
+                    transactional_ddl=self.strategy.capabilities.transactional_ddl,
+                )
         except (LeaseLost, Stopped, MigrationFailed, NeedsPerson):
             raise
         except BaseException as error:
@@ -161,12 +163,8 @@ class Work(NoHooks):
             )
         if self._running is None:
             what = "the work after the last revision failed"
-        elif not self.strategy.capabilities.transactional_ddl:
-            what = f"the revision {self._running} failed half way, journaled to go on from there"
-        elif self._kept:
-            what = f"the revision {self._running} failed half way, and what it had committed stays"
         else:
-            what = f"the revision {self._running} failed and was rolled back"
+            what = f"the revision {self._running} failed {self.left()}"
         return MigrationFailed(
             f"{what}: {found.message}",
             found.hint or "mend the revision or the data, then run it again",
@@ -174,6 +172,14 @@ class Work(NoHooks):
             failed=self._running,
             cause=found.message,
         )
+
+    def left(self) -> str:
+        """What a revision that broke has left in the branch."""
+        if self.journal.holds:
+            return "half way, journaled to go on from there"
+        if self._kept:
+            return "half way, and what it had committed stays"
+        return "and was rolled back"
 
     def _refuse_foreign(self, snapshot: Snapshot) -> None:
         if snapshot.versioned:
@@ -308,7 +314,8 @@ def ended(
     if fence.state.lost and not isinstance(found, LeaseLost):
         found = LeaseLost(fence.state.lost)
     elif fence.state.interrupted and not isinstance(found, LeaseLost):
-        found = stopped(fence.state.signum, "the revision in hand was rolled back")
+        left = work.left() if work else "and was rolled back"
+        found = stopped(fence.state.signum, f"the revision in hand was interrupted {left}")
     skip = next((reason for kind, reason in _SKIPS.items() if isinstance(found, kind)), None)
     result = work.result() if work else Attempt()
     if skip:

@@ -102,6 +102,7 @@ class RunSettings(_Section):
     create_databases: bool = True
     connect_timeout: float = Field(10, gt=0, le=_DAY)
     lock_timeout: float = Field(5, ge=0, le=_DAY)
+    lock_tries: int = Field(3, ge=1, le=100)
     statement_timeout: float = Field(0, ge=0, le=_DAY)
     lease_seconds: float = Field(600, ge=1, le=_DAY)
 

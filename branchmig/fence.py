@@ -44,6 +44,7 @@ class Fence:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._watcher: Callable[[Fencing], None] | None = None
         self.state = Fencing()
 
@@ -74,6 +75,7 @@ class Fence:
             if state.serial < self.state.serial:
                 return
             self.state = state
+            self._changed.notify_all()
             if self._watcher:
                 self._watcher(state)
 
@@ -94,6 +96,11 @@ class Fence:
         finally:
             with self._lock:
                 self._watcher = None
+
+    def pause(self, seconds: float) -> None:
+        """Wait, but no longer than until the work is asked to stop."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.state.lost or self.state.signum, seconds)
 
     def check_statement(self) -> None:
         """Raise LeaseLost or Stopped where not one statement more may be sent."""

@@ -152,7 +152,8 @@ class _Landed(NoHooks):
     def __init__(self, strategy: MigrationStrategy, connection: sa.Connection) -> None:
         self._strategy = strategy
         self._connection = connection
-        self.journal = strategy.journal(connection, "HeadOffice")
+        there = strategy.read(connection, VERSION_TABLE).journaled
+        self.journal = strategy.journal(connection, "HeadOffice", there=there)
         self.applied: list[str] = []
 
     def begun(self, step: Step) -> None:

@@ -6,8 +6,10 @@ gives values and keeps nothing but the strategies and histories that it has load
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from .adoption import adopt
 from .attempt import Work, ended, explained
@@ -17,6 +19,7 @@ from .fence import Fence
 from .model import (
     Attempt,
     Branch,
+    FailureKind,
     Heads,
     Plan,
     Provider,
@@ -24,11 +27,15 @@ from .model import (
     Snapshot,
     Task,
     ValidationResult,
+    VersionTable,
 )
 from .providers import Limits, MigrationStrategy, strategy_for
 from .revisions.environment import offline_sql
 from .revisions.history import History
 from .revisions.source import Source
+
+_PAUSE, _LONGEST_PAUSE = 0.5, 5.0
+"""Seconds between two tries: the first, and what it doubles up to."""
 
 
 class Migrator:
@@ -113,8 +120,46 @@ class Migrator:
     def attempt(self, task: Task, fence: Fence) -> Attempt:
         """Bring one branch to its target, on one connection and under its session lock.
 
-        Whatever goes wrong is in the value: what landed, where the branch stands, why.
+        Whatever goes wrong is in the value: what landed, where the branch stands, why. Where only
+        a lock was in the way it is tried again, `run.lock_tries` times in all.
         """
+        attempt = self._attempt(task, fence)
+        tries = self.settings.run.lock_tries
+        if tries > 1 and _passes(attempt):
+            return self._tried_again(attempt, task, fence, tries)
+        return attempt
+
+    def _tried_again(self, first: Attempt, task: Task, fence: Fence, tries: int) -> Attempt:
+        """Between the tries whoever waits behind the lock gets through, for a time that differs
+        from branch to branch."""
+        # Here, since it costs 27 ms, and few runs need it.
+        import tenacity
+
+        total = first
+
+        def again() -> Attempt:
+            nonlocal total
+            total = _together(total, self._attempt(task, fence))
+            return total
+
+        def exhausted(state: tenacity.RetryCallState) -> Attempt:
+            failure = total.failure
+            assert failure is not None
+            return replace(
+                total, failure=replace(failure, message=f"{failure.message} (tried {tries} times)")
+            )
+
+        wait = tenacity.wait_exponential(_PAUSE, _LONGEST_PAUSE) + tenacity.wait_random(0, _PAUSE)
+        fence.pause(random.uniform(_PAUSE, 2 * _PAUSE))
+        return tenacity.Retrying(
+            sleep=fence.pause,
+            stop=tenacity.stop_after_attempt(tries - 1),
+            wait=wait,
+            retry=tenacity.retry_if_result(_passes),
+            retry_error_callback=exhausted,
+        )(again)
+
+    def _attempt(self, task: Task, fence: Fence) -> Attempt:
         provider = task.branch.provider
         work: Work | None = None
         try:
@@ -137,7 +182,8 @@ class Migrator:
         try:
             with strategy.connect(branch.url) as connection, strategy.lock(connection):
                 fence.check_step()
-                return strategy.journal(connection, branch.code).resolve(resolution)
+                there = strategy.read(connection, VersionTable()).journaled
+                return strategy.journal(connection, branch.code, there=there).resolve(resolution)
         except BranchmigError:
             raise
         except Exception as error:
@@ -155,6 +201,22 @@ class Migrator:
             raise
         except Exception as error:
             raise explained(error, strategy, branch) from error
+
+
+def _passes(attempt: Attempt) -> bool:
+    """Whether an attempt failed for something that passes by itself."""
+    return attempt.failure is not None and attempt.failure.kind is FailureKind.TRANSIENT
+
+
+def _together(before: Attempt, after: Attempt) -> Attempt:
+    """Two tries as the one attempt that they are for the branch."""
+    return replace(
+        after,
+        plan=before.plan or after.plan,
+        applied=before.applied + after.applied,
+        heads=before.heads if after.heads is None else after.heads,
+        warnings=before.warnings + after.warnings,
+    )
 
 
 def _check_configured(history: History, target: str) -> None:

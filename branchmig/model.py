@@ -141,13 +141,15 @@ class Snapshot:
 
     `exists`: there is a database (for SQLite: a file that is not empty); `versioned`: it has the
     version table, if only an empty one; `tables`: every ordinary table but the version table and
-    the journal; `unfinished`: a revision broke half way, and its journal is there.
+    the journal; `journaled`: the journal's table is there; `unfinished`: it has rows, since a
+    revision broke half way.
     """
 
     exists: bool
     versioned: bool
     heads: Heads = ()
     tables: frozenset[str] = frozenset()
+    journaled: bool = False
     unfinished: bool = False
 
 

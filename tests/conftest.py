@@ -91,5 +91,5 @@ def mariadb() -> Iterator[Mariadb]:
 @pytest.fixture
 def silent_port() -> Iterator[int]:
     """A port that accepts connections and never says a word."""
-    with socket.createown(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]

@@ -21,7 +21,7 @@ from servers import Mariadb, Postgresql, Server
 from branchmig import config
 from branchmig.fence import Fence
 from branchmig.migrator import Migrator
-from branchmig.model import Attempt, Branch, Heads, Task
+from branchmig.model import Attempt, Branch, Heads, Resolution, Task
 
 ENVIRONMENT = Path(__file__).parent / "histories" / "linear" / "env.py"
 
@@ -120,6 +120,9 @@ class Lab:
     def attempt(self, target: str = "head", recorded: Heads = ()) -> Attempt:
         return self.migrator().attempt(Task(self.branch, target, recorded), Fence())
 
+    def resolve(self, resolution: Resolution) -> str:
+        return self.migrator().resolve(self.branch, resolution, Fence())
+
     def start(self) -> subprocess.Popen[bytes]:
         """An attempt in a process of its own, which says so when it begins."""
         process = subprocess.Popen(
@@ -152,14 +155,19 @@ class Lab:
         """Wait until the server runs a statement that begins with this; its session's id."""
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
-            found = self.query(
-                f"SELECT id FROM {self.server.sessions} WHERE db = '{self.database}' "
-                f"AND info LIKE '{statement}%'"
-            )
+            found = self.sessions(statement)
             if found:
-                return int(found[0][0])
+                return found[0]
             time.sleep(0.01)
         raise AssertionError(f"the server never ran {statement}")
+
+    def sessions(self, statement: str) -> list[int]:
+        """The ids of the sessions in which the server runs a statement that begins with this."""
+        rows = self.server.query(
+            f"SELECT id FROM {self.server.sessions} WHERE db = '{self.database}' "
+            f"AND info LIKE '{statement}%'"
+        )
+        return [int(row[0]) for row in rows]
 
     def query(self, statement: str) -> list[Any]:
         return self.server.query(statement, self.database)

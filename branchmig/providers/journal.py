@@ -1,10 +1,11 @@
-"""The journal of a revision on an engine that commits DDL at once.
+"""The journal of a revision that can break half way, because not all of it is one transaction.
 
-Every statement of a revision is written down in the branch itself, in `branchmig_journal`: what
-changes data in one transaction with its mark, what changes the schema as begun before it and as
-done after it. An attempt that finds a journal runs the revision again, passes over what landed,
-and goes on behind it; nothing that landed is repeated. Where that cannot be certain it executes
-nothing more and asks for a person.
+Every statement of a revision is written down in the branch itself, in `branchmig_journal`: what a
+rollback would undo in one transaction with its mark, what it would not as begun before it and as
+done after it. Where DDL can be rolled back, that writing waits for the first commit within a
+revision (`autocommit_block`), and most revisions never need the table. An attempt that finds a
+journal runs the revision again, passes over what landed, and goes on behind it; nothing that
+landed is repeated. Where that cannot be certain it executes nothing more and asks for a person.
 
 Statements are caught where SQLAlchemy hands them to the driver. A SELECT is not journaled but
 executed again, and sees what has landed meanwhile; a revision that then does something else than
@@ -13,12 +14,8 @@ before has diverged.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, NoReturn
 
 import sqlalchemy as sa
@@ -32,55 +29,22 @@ from ..errors import (
     UsageError,
 )
 from ..model import Direction, Heads, Resolution, Step
-from .statements import Fact, Kind, Language, Statement
-
-TABLE = "branchmig_journal"
+from .marks import Mark, PassedOver, State, columns, digest
+from .statements import Kind, Landed, Language, Statement
 
 RESOLVE = "`branchmig resolve {} --landed`, `--not-landed` or `--discard`"
 
 
-class State(StrEnum):
-    """`refused`: the server answered with an error; `undone`: rolled back to a savepoint."""
+class NoJournal:
+    """For engines on which a failed revision leaves nothing behind.
 
-    BEGUN = "begun"
-    DONE = "done"
-    REFUSED = "refused"
-    UNDONE = "undone"
-
-
-@dataclass(slots=True)
-class Mark:
-    """One statement of a revision.
-
-    `hash`: of its text and parameters; `schema`: a rollback leaves what it did; `facts`: its
-    targets before it; `columns`: of the rows it gave; `error`: what the server refused it with.
+    `holds`: something that a revision did stays in the branch though the revision failed;
+    `warnings`: what a person should know, as sentences.
     """
 
-    number: int
-    hash: str
-    state: State
-    statement: str
-    schema: bool
-    facts: tuple[Fact, ...] = ()
-    columns: list[str] | None = None
-    error: list[Any] | None = None
-
-    def row(self, step: Step) -> tuple[Any, ...]:
-        details = json.dumps([self.schema, self.facts, self.columns, self.error])
-        return (
-            step.revision, step.direction.value, self.number, self.hash, self.state.value,
-            self.statement, details,
-        )  # fmt: skip
-
-    @classmethod
-    def of(cls, row: Any) -> Mark:
-        schema, facts, *rest = json.loads(row[6])
-        known = tuple(Fact(*fact) for fact in facts)
-        return cls(int(row[2]), row[3], State(row[4]), row[5], schema, known, *rest)
-
-
-class NoJournal:
-    """For engines on which a failed revision leaves nothing behind."""
+    def __init__(self) -> None:
+        self.holds = False
+        self.warnings: list[str] = []
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -88,7 +52,10 @@ class NoJournal:
         yield
 
     def settle(self, heads: Heads) -> None:
-        """Raise JournalDiverged where a revision is half applied though none is to run."""
+        """No revision is to run: clear away what a kill left of the journal.
+
+        Raises JournalDiverged where a revision is half applied.
+        """
 
     def begun(self, step: Step) -> None:
         """A revision begins. Raises NeedsPerson where it cannot go on."""
@@ -113,13 +80,19 @@ class NoJournal:
 class Journal(NoJournal):
     """The journal of one branch, on the connection that migrates it and holds its lock."""
 
-    def __init__(self, connection: sa.Connection, language: Language, name: str) -> None:
+    def __init__(
+        self, connection: sa.Connection, language: Language, name: str, *, there: bool
+    ) -> None:
+        """`there`: the branch has the journal's table; `name`: the branch's, for messages."""
+        super().__init__()
         self._language = language
         self._name = name
+        self._there = there
         self._driver: Any = connection.connection.dbapi_connection
         self._engine = connection.engine
         self._step: Step | None = None
         self._rows: dict[int, Mark] = {}
+        self._remains: dict[int, Mark] = {}
         self._pending: list[Mark] = []
         self._savepoints: dict[str, int] = {}
         self._number = 0
@@ -128,13 +101,15 @@ class Journal(NoJournal):
         self._cleared = False  # its rows are deleted, not yet committed
         self._ours = False  # what reaches the driver now came through here
         self._passed = False
+        self._beside: str | None = None  # went round the journal, in a transaction still open
         self._ended: PlanError | None = None
 
     # A run ------------------------------------------------------------------------------------
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        self._query(self._language.create)
+        if not self._language.transactional:
+            self._make()
         events = (
             ("do_execute", self._on_execute),
             ("do_executemany", self._on_executemany),
@@ -147,6 +122,7 @@ class Journal(NoJournal):
                 yield
             except BaseException:
                 self._active = False
+                self.holds = self._there
                 with suppress(Exception):  # the next attempt looks at the schema instead
                     self._keep_what_landed()
                     self._drop_if_empty()
@@ -158,12 +134,7 @@ class Journal(NoJournal):
     def _guarded_driver(self) -> Iterator[None]:
         """Whatever reaches the driver passes here, also what does not come from SQLAlchemy."""
         driver = self._driver
-        own = {"query": driver.query, "commit": driver.commit, "rollback": driver.rollback}
-
-        def query(sql: Any, *arguments: Any, **options: Any) -> Any:
-            if self._active and not self._ours:
-                self._bypassed(sql)
-            return own["query"](sql, *arguments, **options)
+        own = {"commit": driver.commit, "rollback": driver.rollback}
 
         def commit() -> None:
             if self._active and not self._cleared:
@@ -174,12 +145,17 @@ class Journal(NoJournal):
             self._forget_undone()
             own["rollback"]()
 
-        driver.query, driver.commit, driver.rollback = query, commit, rollback
+        driver.commit, driver.rollback = commit, rollback
         try:
-            yield
+            with self._language.overheard(driver, self._overhear):
+                yield
         finally:
             for name in own:
                 delattr(driver, name)
+
+    def _overhear(self, text: str) -> None:
+        if self._active and not self._ours:
+            self._bypassed(text)
 
     def _keep_what_landed(self) -> None:
         """After a failure: the data of this transaction is gone, its DDL is not."""
@@ -187,13 +163,25 @@ class Journal(NoJournal):
         if self._step is not None:
             self._flush()
             self._driver.commit()
-        if not any(mark.state in (State.BEGUN, State.DONE) for _, mark in self._load()):
-            self._query(f"DELETE FROM {self._language.table}")
+        self.holds = any(mark.state in (State.BEGUN, State.DONE) for _, mark in self._load())
+        if not self.holds:
+            self._clear()
             self._driver.commit()
 
+    def _make(self) -> None:
+        if not self._there:
+            self._query(self._language.create)
+            self._there = True
+
+    def _clear(self) -> None:
+        if self._there:
+            self._query(f"DELETE FROM {self._language.table}")
+
     def _drop_if_empty(self) -> None:
-        if not self._load():
+        if self._there and not self._load():
             self._query(f"DROP TABLE {self._language.table}")
+            self._driver.commit()
+            self._there = False
 
     # A step -----------------------------------------------------------------------------------
 
@@ -210,7 +198,8 @@ class Journal(NoJournal):
             raise self._half_applied(found, f"the {step.direction} of {step.revision} is to run")
         self._rows = {mark.number: mark for _, mark in found}
         self._step, self._number, self._pending, self._savepoints = step, 0, [], {}
-        self._passed, self._ended = False, None
+        self._passed, self._beside, self._ended = False, None, None
+        self._remains = {}
         for mark in found:
             self._decide(mark[1])
         self._active, self._closing, self._cleared = True, False, False
@@ -223,13 +212,15 @@ class Journal(NoJournal):
         self._closing = True
 
     def stamped(self, step: Step) -> None:
-        self._query(f"DELETE FROM {self._language.table}")
+        self._clear()
         self._cleared = True
 
     def landed(self, step: Step) -> None:
         self._active, self._step, self._pending = False, None, []
 
     def _load(self) -> list[tuple[tuple[str, str], Mark]]:
+        if not self._there:
+            return []
         rows = self._query(
             "SELECT revision, direction, number, hash, state, statement, details "
             f"FROM {self._language.table} ORDER BY revision, direction, number"
@@ -243,7 +234,7 @@ class Journal(NoJournal):
             (revision in heads) is (direction == Direction.UPGRADE)
             for (revision, direction), _ in found
         ):
-            self._query(f"DELETE FROM {self._language.table}")
+            self._clear()
             return []
         return found
 
@@ -263,7 +254,7 @@ class Journal(NoJournal):
         if mark.state is not State.BEGUN:
             return
         landed = self._language.landed(self._query, mark.statement, mark.facts)
-        if landed is None:
+        if landed is Landed.UNKNOWN:
             assert self._step is not None
             raise StatementUnknown(
                 f"{self._name}: statement {mark.number} of {self._step.revision} "
@@ -272,16 +263,17 @@ class Journal(NoJournal):
                 f"{self._language.found(self._query, mark.facts)}]",
                 f"look whether it is there, then {RESOLVE.format(self._name)}",
             )
-        if landed:
+        if landed is Landed.YES:
             mark.state = State.DONE
             self._pending.append(mark)
-        else:
-            del self._rows[mark.number]
+            return
+        del self._rows[mark.number]
+        if landed is Landed.PARTLY:
+            self._remains[mark.number] = mark
 
     # A person ---------------------------------------------------------------------------------
 
     def resolve(self, resolution: Resolution) -> str:
-        self._query(self._language.create)
         found = self._load()
         try:
             return self._resolve(resolution, found)
@@ -293,9 +285,11 @@ class Journal(NoJournal):
         if not found:
             raise UsageError(f"{self._name} has no journal: no revision broke half way there")
         if resolution is Resolution.DISCARD:
-            self._query(f"DELETE FROM {self._language.table}")
+            self._clear()
             return "the journal is gone; the revision begins anew"
-        (revision, direction), mark = found[-1]
+        (revision, direction), mark = next(
+            ((key, mark) for key, mark in found if mark.state is State.BEGUN), found[-1]
+        )
         if mark.state is not State.BEGUN:
             raise UsageError(
                 f"no statement of {revision} is in doubt",
@@ -375,7 +369,7 @@ class Journal(NoJournal):
     ) -> None:
         self._number += 1
         schema = read.kind is Kind.SCHEMA
-        mark = Mark(self._number, _hash(text, parameters), State.DONE, text, schema)
+        mark = Mark(self._number, digest(text, parameters), State.DONE, text, schema)
         if self._number <= max(self._rows, default=0):
             before = self._rows.get(self._number)
             if before is None or before.hash != mark.hash:
@@ -389,24 +383,33 @@ class Journal(NoJournal):
                 return
             if before.state is State.REFUSED and self._number < max(self._rows):
                 self._refuse_again(before)
-        if schema or self._language.is_loose(self._query, text):
+        if self._stays(schema, text):
             mark.schema = True
             self._change_schema(send, read, mark, target[0])
         else:
             self._change_data(send, mark, target[0])
 
+    def _stays(self, schema: bool, text: str) -> bool:
+        """Whether a rollback would leave what a statement did."""
+        if self._language.transactional:
+            # Within a transaction the server refuses what cannot be rolled back.
+            return schema and self._language.commits_each(self._driver)
+        return schema or self._language.is_loose(self._query, text)
+
     def _change_data(self, send: Callable[[], None], mark: Mark, cursor: Any) -> None:
         """Data and its mark share one transaction, also where each statement would be one."""
-        alone = self._driver.get_autocommit()
+        alone = self._language.commits_each(self._driver)
         if alone:
-            self._driver.begin()
+            self._query("BEGIN")
         try:
             self._send(send)
         except Exception as error:
             self._failed(mark, error)
+            if alone and self._language.transactional:
+                self._query("ROLLBACK")
             raise
         finally:
-            mark.columns = _columns(cursor)
+            mark.columns = columns(cursor)
             self._pending.append(mark)
             if alone:
                 self._driver.commit()
@@ -414,6 +417,9 @@ class Journal(NoJournal):
     def _change_schema(
         self, send: Callable[[], None], read: Statement, mark: Mark, cursor: Any
     ) -> None:
+        remains = self._remains.pop(self._number, None)
+        if remains is not None:
+            self._language.take_away(self._query, remains.facts)
         mark.facts, mark.state = self._language.look(self._query, read), State.BEGUN
         self._pending.append(mark)
         self._driver.commit()
@@ -421,18 +427,25 @@ class Journal(NoJournal):
             self._send(send)
         except Exception as error:
             # Without an answer the server may still be at it: the next attempt looks.
-            if self._language.is_refusal(error) and self._did_not_land(mark):
-                self._failed(mark, error)
-                self._pending.append(mark)
+            if self._language.is_refusal(error):
+                self._refused(mark, error)
             raise
-        mark.state, mark.columns = State.DONE, _columns(cursor)
+        mark.state, mark.columns = State.DONE, columns(cursor)
         self._pending.append(mark)
-        if self._driver.get_autocommit():
+        if self._language.commits_each(self._driver):
             self._driver.commit()
 
-    def _did_not_land(self, mark: Mark) -> bool:
-        found = self._language.landed(self._query, mark.statement, mark.facts)
-        return found is False or not mark.facts
+    def _refused(self, mark: Mark, error: Exception) -> None:
+        landed = self._language.landed(self._query, mark.statement, mark.facts)
+        if landed is Landed.NO or not mark.facts:
+            self._failed(mark, error)
+            self._pending.append(mark)
+        elif landed is Landed.PARTLY:
+            self.warnings.append(
+                f"a statement that failed left something of no use behind "
+                f"({self._language.found(self._query, mark.facts)}); the next attempt takes it "
+                f"away and begins the statement anew: {_one_line(mark.statement)}"
+            )
 
     def _failed(self, mark: Mark, error: BaseException) -> None:
         mark.state = State.REFUSED
@@ -449,7 +462,8 @@ class Journal(NoJournal):
         """The server refused it, and the revision went on: it must take the same way again."""
         self._pending.append(mark)
         name, *arguments = mark.error or ["OperationalError"]
-        kind = getattr(self._engine.dialect.loaded_dbapi, name)
+        driver: Any = self._engine.dialect.loaded_dbapi
+        kind = getattr(driver, name, None) or getattr(driver.errors, name)
         raise kind(*arguments)
 
     def _pass_over(self, read: Statement, mark: Mark, cursor: Any, context: Any) -> None:
@@ -464,7 +478,8 @@ class Journal(NoJournal):
             f"it reads the result of its statement {mark.number}, which landed in an earlier "
             f"attempt: {_one_line(mark.statement)}"
         )
-        context.cursor = _PassedOver(mark.columns, lambda: self._diverge(why))
+        asked = not getattr(context, "_is_implicit_returning", False)
+        context.cursor = PassedOver(mark.columns, asked, lambda: self._diverge(why))
 
     def _diverge(self, why: str) -> NoReturn:
         """Nothing more is executed, whatever the revision does with the error."""
@@ -506,10 +521,13 @@ class Journal(NoJournal):
 
     def _flush(self) -> None:
         """Write the marks that wait for a commit into the transaction that is committed."""
+        if self._beside:
+            self._refuse(f"goes round its journal with a cursor of the driver: {self._beside}")
         marks, self._pending = {mark.number: mark for mark in self._pending}, []
         self._savepoints = {}
         if marks:
             assert self._step is not None
+            self._make()
             rows = [mark.row(self._step) for mark in marks.values()]
             with_cursor = self._driver.cursor()
             try:
@@ -521,7 +539,7 @@ class Journal(NoJournal):
         """A rollback: what it undid has no mark. A revision that goes on after it is refused."""
         kept = [mark for mark in self._pending if mark.schema]
         undone = any(m.state is State.DONE for m in self._pending if not m.schema)
-        self._pending = kept
+        self._pending, self._beside = kept, None
         if undone and self._active and self._ended is None:
             assert self._step is not None
             self._ended = RevisionRefused(
@@ -529,64 +547,18 @@ class Journal(NoJournal):
                 "take the ROLLBACK (or session.rollback()) out of the revision",
             )
 
-    def _bypassed(self, sql: Any) -> None:
+    def _bypassed(self, text: str) -> None:
         """Something reached the driver that did not come through here, if only SQLAlchemy's own."""
-        text = sql if isinstance(sql, str) else bytes(sql).decode(errors="replace")
         read = self._language.read(text)
         if read.kind is Kind.TRANSACTION and read.savepoint is None:
             self._forget_undone() if read.verb == "ROLLBACK" else self._flush()
-        elif read.kind not in (Kind.READ, Kind.SESSION):
+        elif read.kind in (Kind.READ, Kind.SESSION, Kind.TRANSACTION):
+            return
+        elif self._language.transactional and not self._language.commits_each(self._driver):
+            # It has done no harm unless the revision commits before its end.
+            self._beside = self._beside or _one_line(text)
+        else:
             self._refuse(f"goes round its journal with a cursor of the driver: {_one_line(text)}")
-
-
-class _Unread:
-    """A number that nobody knows; whoever uses it is told so."""
-
-    def __init__(self, complain: Callable[[], NoReturn]) -> None:
-        self.complain = complain
-
-    def __getattr__(self, name: str) -> Any:
-        self.complain()
-
-
-def _complain(self: Any, *_: Any) -> Any:
-    self.complain()
-
-
-for _name in ("bool", "int", "index", "float", "eq", "ne", "lt", "le", "gt", "ge", "hash", "str",
-              "repr", "format", "add", "radd", "sub", "rsub", "iter", "len"):  # fmt: skip
-    setattr(_Unread, f"__{_name}__", _complain)
-
-
-class _PassedOver:
-    """Stands in for the cursor of a statement that was passed over: its result is not to be had."""
-
-    arraysize = 1
-
-    def __init__(self, columns: list[str] | None, complain: Callable[[], NoReturn]) -> None:
-        self.description = [(name, *(None,) * 6) for name in columns] if columns else None
-        self.rowcount = self.lastrowid = _Unread(complain)
-        self._complain = complain
-
-    def close(self) -> None:
-        """There is nothing to close."""
-
-    def fetchone(self) -> NoReturn:
-        self._complain()
-
-    def fetchmany(self, size: int = 1) -> NoReturn:
-        self._complain()
-
-    def fetchall(self) -> NoReturn:
-        self._complain()
-
-
-def _columns(cursor: Any) -> list[str] | None:
-    return [column[0] for column in cursor.description] if cursor.description else None
-
-
-def _hash(text: str, parameters: Any) -> str:
-    return hashlib.sha256(f"{text}\0{parameters!r}".encode()).hexdigest()
 
 
 def _one_line(text: str) -> str:

@@ -13,12 +13,12 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
 
 from ..errors import (
@@ -29,13 +29,13 @@ from ..errors import (
     DatabaseMissing,
     DriverMissing,
     ProviderError,
-    SecondConnection,
     UsageError,
 )
-from ..masking import mask, remember
+from ..masking import mask
 from ..model import FailureKind, Provider, Snapshot, VersionTable
-from .journal import TABLE as JOURNAL
+from .connections import cause, connected, own_transaction, parsed, refuse_second, wait_for_lock
 from .journal import Journal
+from .marks import TABLE as JOURNAL
 from .mysql_language import MysqlLanguage
 from .mysql_statements import quoted
 from .protocol import Capabilities, Limits
@@ -149,27 +149,20 @@ class MysqlStrategy:
     # Where ------------------------------------------------------------------------------------
 
     def check_url(self, url: str) -> None:
-        parsed = self._url(url)
-        if not parsed.database:
+        given = self._url(url)
+        if not given.database:
             raise UsageError("the URL names no database", "mysql://USER@HOST/DATABASE is its form")
 
     def identity(self, url: str) -> str:
-        parsed = self._url(url)
-        host = str(parsed.query.get("unix_socket", "")) or (parsed.host or "localhost").lower()
+        given = self._url(url)
+        host = str(given.query.get("unix_socket", "")) or (given.host or "localhost").lower()
         host = "localhost" if host in _LOCAL else host
         # Not in lower case: on most servers names of databases differ by it.
-        return f"mysql:{host}:{parsed.port or 3306}:{parsed.database}"
+        return f"mysql:{host}:{given.port or 3306}:{given.database}"
 
     def _url(self, url: str) -> URL:
-        try:
-            parsed = make_url(url)
-        except (sa.exc.ArgumentError, ValueError) as error:
-            raise UsageError(f"malformed URL: {mask(str(error))}") from None
-        remember(parsed.password)
-        if "+" not in parsed.drivername:
-            # SQLAlchemy's own default is mysqlclient, which has to be compiled.
-            parsed = parsed.set(drivername=f"{parsed.drivername}+pymysql")
-        return parsed
+        # SQLAlchemy's own default is mysqlclient, which has to be compiled.
+        return parsed(url, "pymysql")
 
     # Looking ----------------------------------------------------------------------------------
 
@@ -183,13 +176,14 @@ class MysqlStrategy:
             raise self.explain(error, url) from error
 
     def read(self, connection: sa.Connection, version_table: VersionTable) -> Snapshot:
-        with _own_transaction(connection):
+        with own_transaction(connection):
             names = connection.exec_driver_sql(
                 "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() "
                 "AND table_type IN ('BASE TABLE', 'SYSTEM VERSIONED')"
             )
             present = set(names.scalars())
-            unfinished = JOURNAL in present and bool(
+            journaled = JOURNAL in present
+            unfinished = journaled and bool(
                 connection.exec_driver_sql(f"SELECT 1 FROM {JOURNAL} LIMIT 1").first()
             )
             tables = frozenset(present - {version_table.name, JOURNAL})
@@ -201,11 +195,11 @@ class MysqlStrategy:
             except sa.exc.DBAPIError as error:
                 if _number(error) not in (1146, 1049):
                     raise
-                return Snapshot(True, False, (), tables, unfinished)
-            return Snapshot(True, True, tuple(sorted(rows)), tables, unfinished)
+                return Snapshot(True, False, (), tables, journaled, unfinished)
+            return Snapshot(True, True, tuple(sorted(rows)), tables, journaled, unfinished)
 
     def schema(self, connection: sa.Connection) -> dict[str, frozenset[str]]:
-        with _own_transaction(connection):
+        with own_transaction(connection):
             found = sa.inspect(connection).get_multi_columns()
             return {
                 name: frozenset(column["name"] for column in columns)
@@ -267,7 +261,7 @@ class MysqlStrategy:
         sa.event.listen(engine, "connect", lambda driver, _: self._limit(driver, True))
         return engine
 
-    def _engine(self, url: str, *, once: bool = False, **options: Any) -> sa.Engine:
+    def _engine(self, url: str, *, alone: bool = False, **options: Any) -> sa.Engine:
         """An engine of its own for each database: the dialect remembers the server that it met."""
         try:
             engine = sa.create_engine(
@@ -285,22 +279,12 @@ class MysqlStrategy:
                 f"unknown driver in the URL: {error}",
                 "mysql://, mysql+pymysql://, mysql+mysqldb://",
             ) from None
-        opened: list[bool] = []
-
-        def open_one(dialect: sa.Dialect, _: Any, arguments: Any, given: Any) -> Any:
-            if once and opened:
-                raise SecondConnection(
-                    "a second connection to the branch was asked for within one attempt",
-                    "a revision must use op.get_bind(): another connection has neither the lock "
-                    "nor the limits",
-                )
-            opened.append(True)
-            return self._open(dialect, arguments, given)
-
-        sa.event.listen(engine, "do_connect", open_one)
+        if alone:
+            refuse_second(engine)
+        sa.event.listen(engine, "do_connect", self._open)
         return engine
 
-    def _open(self, dialect: sa.Dialect, arguments: Any, options: Any) -> Any:
+    def _open(self, dialect: sa.Dialect, _: Any, arguments: Any, options: Any) -> Any:
         """Complete what the driver is given. PyMySQL's connection is made here, to share TLS."""
         options.setdefault("charset", "utf8mb4")
         if dialect.driver != "pymysql":
@@ -329,25 +313,22 @@ class MysqlStrategy:
     @contextmanager
     def _one(self, url: str, *, read_only: bool = False) -> Iterator[sa.Connection]:
         """One connection with its limits, and no second."""
-        engine = self._engine(url, once=True, poolclass=NullPool)
+        engine = self._engine(url, alone=True, poolclass=NullPool)
 
         def limit(driver: Any, _: Any) -> None:
             self._limit(driver, read_only, patient=not read_only)
 
         sa.event.listen(engine, "connect", limit)
-        try:
-            connection = engine.connect()
-        except sa.exc.DBAPIError as error:
-            raise self.explain(error, url) from error
-        except sa.exc.InvalidRequestError as error:
-            raise BranchUnusable(  # a mariadb:// URL that leads to MySQL
-                f"{self._where(url)}: {error}", "write mysql:// in the branch's URL"
-            ) from None
-        try:
-            with connection:
-                yield connection
-        finally:
-            engine.dispose()
+        with ExitStack() as stack:
+            try:
+                connection = stack.enter_context(connected(engine))
+            except sa.exc.DBAPIError as error:
+                raise self.explain(error, url) from error
+            except sa.exc.InvalidRequestError as error:
+                raise BranchUnusable(  # a mariadb:// URL that leads to MySQL
+                    f"{self._where(url)}: {error}", "write mysql:// in the branch's URL"
+                ) from None
+            yield connection
 
     def _limit(self, driver: Any, read_only: bool, *, patient: bool = False) -> None:
         """Session settings of every connection; `patient`: a statement may run for hours."""
@@ -381,14 +362,11 @@ class MysqlStrategy:
     def lock(self, connection: sa.Connection) -> Iterator[None]:
         name = self._lock_name(connection)
         self._warn_of_galera(connection)
-        deadline = time.monotonic() + self._limits.lock_timeout
-        while not self._taken(connection, name):
-            if time.monotonic() >= deadline:
-                raise BranchBusy(
-                    f"the database is being migrated by {self._holder(connection, name)}",
-                    "try again when that has ended",
-                )
-            time.sleep(0.1)
+        wait_for_lock(
+            lambda: self._taken(connection, name),
+            lambda: self._holder(connection, name),
+            self._limits.lock_timeout,
+        )
         try:
             yield
         finally:
@@ -417,7 +395,7 @@ class MysqlStrategy:
     def _holder(self, connection: sa.Connection, name: str) -> str:
         """Who has the lock, and what its session is doing: perhaps a dead client's statement."""
         holder = self._ask(connection, "SELECT IS_USED_LOCK(%s)", name)
-        with _own_transaction(connection):
+        with own_transaction(connection):
             row = connection.exec_driver_sql(
                 "SELECT id, user, host, time, info FROM information_schema.processlist "
                 "WHERE id = %s",
@@ -429,7 +407,7 @@ class MysqlStrategy:
         return f"session {row[0]} of {row[1]} from {row[2]}{doing}"
 
     def _warn_of_galera(self, connection: sa.Connection) -> None:
-        with _own_transaction(connection):
+        with own_transaction(connection):
             row = connection.exec_driver_sql("SHOW VARIABLES LIKE 'wsrep_on'").first()
         if row is not None and str(row[1]).upper() in ("ON", "1"):
             log.warning(
@@ -439,14 +417,14 @@ class MysqlStrategy:
             )
 
     def _ask(self, connection: sa.Connection, question: str, *parameters: object) -> Any:
-        with _own_transaction(connection):
+        with own_transaction(connection):
             return connection.exec_driver_sql(question, parameters).scalar()
 
     # Within a revision ------------------------------------------------------------------------
 
-    def journal(self, connection: sa.Connection, name: str) -> Journal:
+    def journal(self, connection: sa.Connection, name: str, *, there: bool) -> Journal:
         database = str(self._ask(connection, "SELECT DATABASE()"))
-        return Journal(connection, MysqlLanguage(database), name)
+        return Journal(connection, MysqlLanguage(database), name, there=there)
 
     def begin_watch(self, connection: sa.Connection) -> None:
         """The journal watches."""
@@ -488,7 +466,7 @@ class MysqlStrategy:
         if isinstance(error, BranchmigError):
             return error
         number = _number(error)
-        said = " ".join(str(_cause(error)).split())
+        said = " ".join(str(cause(error)).split())
         kind, sentence, hint = _ERRORS.get(-1 if number is None else number, (_PERMANENT, "", None))
         said = f"{sentence} ({said})" if sentence else said
         text = mask(f"{self._where(url)}: {said}")
@@ -501,8 +479,8 @@ class MysqlStrategy:
         return (BranchUnusable if sentence else ProviderError)(text, hint)
 
     def _where(self, url: str) -> str:
-        parsed = self._url(url)
-        return f"{parsed.host or 'the local server'}/{parsed.database or ''}"
+        given = self._url(url)
+        return f"{given.host or 'the local server'}/{given.database or ''}"
 
 
 def _sharing_tls(kind: Any, contexts: dict[str, Any]) -> Any:
@@ -539,25 +517,9 @@ def _keep_alive(driver: Any) -> None:
                 own.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-@contextmanager
-def _own_transaction(connection: sa.Connection) -> Iterator[None]:
-    """Leaves the connection as it was: a question asked outside a transaction opens one."""
-    before = connection.in_transaction()
-    try:
-        yield
-    finally:
-        if not before and connection.in_transaction():
-            connection.rollback()
-
-
-def _cause(error: BaseException) -> BaseException:
-    original = getattr(error, "orig", None)
-    return original if isinstance(original, BaseException) else error
-
-
 def _number(error: BaseException) -> int | None:
     """The engine's own number of an error, None where it comes from elsewhere."""
-    cause = _cause(error)
-    first = cause.args[0] if cause.args else None
-    own = type(cause).__module__.partition(".")[0] in ("pymysql", "MySQLdb")
-    return first if own and isinstance(first, int) else None
+    own = cause(error)
+    first = own.args[0] if own.args else None
+    driver = type(own).__module__.partition(".")[0] in ("pymysql", "MySQLdb")
+    return first if driver and isinstance(first, int) else None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from .marks import TABLE
 from .mysql_statements import Reader, landed, looks_back, quoted, shown, tokens
-from .statements import Fact, Kind, Query, Statement
+from .statements import Fact, Kind, Landed, Query, Statement
 
 _ABSENT = {1049, 1146, 1305, 1347, 1360, 1539, 4091}
 """Errors of SHOW CREATE that say: no such object."""
@@ -27,10 +30,12 @@ _LOOSE = (
 class MysqlLanguage:
     """For one session in one database."""
 
+    transactional = False
+
     def __init__(self, database: str) -> None:
         self._reader = Reader(database)
         self._loose: set[str] | None = None
-        self.table = f"{quoted(database)}.`branchmig_journal`"
+        self.table = f"{quoted(database)}.{quoted(TABLE)}"
         self.create = (
             f"CREATE TABLE IF NOT EXISTS {self.table} ("
             "revision VARCHAR(255) NOT NULL, direction VARCHAR(16) NOT NULL, number INT NOT NULL, "
@@ -72,8 +77,11 @@ class MysqlLanguage:
                 raise
             return ()  # no right to look
 
-    def landed(self, query: Query, text: str, facts: tuple[Fact, ...]) -> bool | None:
+    def landed(self, query: Query, text: str, facts: tuple[Fact, ...]) -> Landed:
         return landed(text, facts, [_shown(query, fact.kind, fact.name) for fact in facts])
+
+    def take_away(self, query: Query, facts: tuple[Fact, ...]) -> None:
+        """A statement takes effect as a whole or not at all."""
 
     def found(self, query: Query, facts: tuple[Fact, ...]) -> str:
         said = []
@@ -94,6 +102,23 @@ class MysqlLanguage:
     def is_refusal(self, error: BaseException) -> bool:
         number = _number(error)
         return number is not None and number not in _NO_ANSWER
+
+    def commits_each(self, driver: Any) -> bool:
+        return bool(driver.get_autocommit())
+
+    @contextmanager
+    def overheard(self, driver: Any, heard: Callable[[str], None]) -> Iterator[None]:
+        own = driver.query
+
+        def query(sql: Any, *arguments: Any, **options: Any) -> Any:
+            heard(sql if isinstance(sql, str) else bytes(sql).decode(errors="replace"))
+            return own(sql, *arguments, **options)
+
+        driver.query = query
+        try:
+            yield
+        finally:
+            del driver.query
 
 
 def _shown(query: Query, kind: str, name: str) -> str | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from .statements import Fact, Fate, Kind, Statement, Target
+from .statements import Fact, Fate, Kind, Landed, Statement, Target
 
 
 class Token(NamedTuple):
@@ -244,21 +244,21 @@ def shown(text: str) -> str:
     return _NEXT_NUMBER.sub("", text)
 
 
-def landed(statement: str, facts: tuple[Fact, ...], now: list[str | None]) -> bool | None:
+def landed(statement: str, facts: tuple[Fact, ...], now: list[str | None]) -> Landed:
     """Whether a statement landed, from its targets as they were before it and as they are now.
 
-    Such a statement takes effect as a whole or not at all (InnoDB; atomic DDL). None: unknown,
-    among others where something has changed that the statement does not name.
+    Such a statement takes effect as a whole or not at all (InnoDB; atomic DDL). Unknown: among
+    others where something has changed that the statement does not name.
     """
     if not facts:
-        return None
+        return Landed.UNKNOWN
     if all(fact.before == after for fact, after in zip(facts, now, strict=True)):
-        return False
+        return Landed.NO
     renames = {Fate.VANISHES, Fate.APPEARS} <= {fact.fate for fact in facts}
     for fact, after in zip(facts, now, strict=True):
         if not _as_meant(statement, fact, after, renames):
-            return None
-    return True
+            return Landed.UNKNOWN
+    return Landed.YES
 
 
 def _as_meant(statement: str, fact: Fact, after: str | None, renames: bool) -> bool:

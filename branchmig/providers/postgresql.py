@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
 
 from ..errors import (
@@ -25,12 +25,14 @@ from ..errors import (
     DatabaseMissing,
     DriverMissing,
     ProviderError,
-    SecondConnection,
     UsageError,
 )
-from ..masking import mask, remember
+from ..masking import mask
 from ..model import FailureKind, Provider, Snapshot, VersionTable
-from .journal import NoJournal
+from .connections import cause, connected, own_transaction, parsed, refuse_second, wait_for_lock
+from .journal import Journal, NoJournal
+from .marks import TABLE as JOURNAL
+from .postgresql_language import PostgresqlLanguage
 from .protocol import Capabilities, Limits
 
 _LOCK_KEY = int.from_bytes(hashlib.sha256(b"branchmig").digest()[:8], "big", signed=True)
@@ -93,27 +95,20 @@ class PostgresqlStrategy:
     # Where ------------------------------------------------------------------------------------
 
     def check_url(self, url: str) -> None:
-        parsed = self._url(url)
-        if not parsed.database:
+        given = self._url(url)
+        if not given.database:
             raise UsageError(
                 "the URL names no database", "postgresql://USER@HOST/DATABASE is its form"
             )
 
     def identity(self, url: str) -> str:
-        parsed = self._url(url)
-        host = parsed.query.get("host", parsed.host or "")
-        return f"postgresql:{host}:{parsed.port or 5432}:{parsed.database}".lower()
+        given = self._url(url)
+        host = given.query.get("host", given.host or "")
+        return f"postgresql:{host}:{given.port or 5432}:{given.database}".lower()
 
     def _url(self, url: str) -> URL:
-        try:
-            parsed = make_url(url)
-        except (sa.exc.ArgumentError, ValueError) as error:
-            raise UsageError(f"malformed URL: {mask(str(error))}") from None
-        remember(parsed.password)
-        if "+" not in parsed.drivername:
-            # SQLAlchemy's own default is the older psycopg2.
-            parsed = parsed.set(drivername="postgresql+psycopg")
-        return parsed
+        # SQLAlchemy's own default is the older psycopg2.
+        return parsed(url, "psycopg")
 
     # Looking ----------------------------------------------------------------------------------
 
@@ -127,7 +122,7 @@ class PostgresqlStrategy:
             raise self.explain(error, url) from error
 
     def read(self, connection: sa.Connection, version_table: VersionTable) -> Snapshot:
-        with _own_transaction(connection):
+        with own_transaction(connection):
             tables = {
                 row[0]
                 for row in connection.exec_driver_sql(
@@ -139,18 +134,23 @@ class PostgresqlStrategy:
             if version_table.schema:
                 name = f"{_quoted(version_table.schema)}.{name}"
             found = connection.exec_driver_sql("SELECT to_regclass(%s)", (name,)).scalar()
-            tables.discard(version_table.name)
+            journaled = JOURNAL in tables
+            unfinished = journaled and bool(
+                connection.exec_driver_sql(f"SELECT 1 FROM {JOURNAL} LIMIT 1").first()
+            )
+            others = frozenset(tables - {version_table.name, JOURNAL})
             if found is None:
-                return Snapshot(exists=True, versioned=False, tables=frozenset(tables))
+                return Snapshot(True, False, (), others, journaled, unfinished)
             rows = connection.exec_driver_sql(f"SELECT version_num FROM {name}").scalars()
-            return Snapshot(True, True, tuple(sorted(rows)), frozenset(tables))
+            return Snapshot(True, True, tuple(sorted(rows)), others, journaled, unfinished)
 
     def schema(self, connection: sa.Connection) -> dict[str, frozenset[str]]:
-        with _own_transaction(connection):
+        with own_transaction(connection):
             found = sa.inspect(connection).get_multi_columns()
             return {
                 name: frozenset(column["name"] for column in columns)
                 for (_, name), columns in found.items()
+                if name != JOURNAL
             }
 
     def missing_tables(self, present: frozenset[str], required: tuple[str, ...]) -> tuple[str, ...]:
@@ -230,28 +230,14 @@ class PostgresqlStrategy:
     def _one(self, url: str, *, read_only: bool = False) -> Iterator[sa.Connection]:
         """One connection with its limits, and no second."""
         engine = self._engine(url, poolclass=NullPool)
-        opened: list[bool] = []
-
-        def once(*_: Any) -> None:
-            if opened:
-                raise SecondConnection(
-                    "a second connection to the branch was asked for within one attempt",
-                    "a revision must use op.get_bind(): another connection has neither the lock "
-                    "nor the limits",
-                )
-            opened.append(True)
-
-        sa.event.listen(engine, "do_connect", once)
+        refuse_second(engine)
         sa.event.listen(engine, "connect", lambda driver, _: self._limit(driver, read_only))
-        try:
-            connection = engine.connect()
-        except sa.exc.DBAPIError as error:
-            raise self.explain(error, url) from error
-        try:
-            with connection:
-                yield connection
-        finally:
-            engine.dispose()
+        with ExitStack() as stack:
+            try:
+                connection = stack.enter_context(connected(engine))
+            except sa.exc.DBAPIError as error:
+                raise self.explain(error, url) from error
+            yield connection
 
     def _limit(self, driver: Any, read_only: bool) -> None:
         """Session settings of every connection; committed, or a rollback would undo them."""
@@ -270,14 +256,11 @@ class PostgresqlStrategy:
 
     @contextmanager
     def lock(self, connection: sa.Connection) -> Iterator[None]:
-        deadline = time.monotonic() + self._limits.lock_timeout
-        while not self._ask(connection, "pg_try_advisory_lock"):
-            if time.monotonic() >= deadline:
-                raise BranchBusy(
-                    f"the database is being migrated by {self._holder(connection)}",
-                    "try again when that has ended",
-                )
-            time.sleep(0.1)
+        wait_for_lock(
+            lambda: self._ask(connection, "pg_try_advisory_lock"),
+            lambda: self._holder(connection),
+            self._limits.lock_timeout,
+        )
         try:
             yield
         finally:
@@ -288,12 +271,12 @@ class PostgresqlStrategy:
                 self._ask(connection, "pg_advisory_unlock")
 
     def _ask(self, connection: sa.Connection, function: str) -> bool:
-        with _own_transaction(connection):
+        with own_transaction(connection):
             return bool(connection.exec_driver_sql(f"SELECT {function}({_LOCK_KEY})").scalar())
 
     def _holder(self, connection: sa.Connection) -> str:
         high, low = (_LOCK_KEY >> 32) & 0xFFFFFFFF, _LOCK_KEY & 0xFFFFFFFF
-        with _own_transaction(connection):
+        with own_transaction(connection):
             row = connection.exec_driver_sql(
                 "SELECT a.pid, a.usename, coalesce(host(a.client_addr), 'its own host') "
                 "FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
@@ -306,31 +289,44 @@ class PostgresqlStrategy:
 
     # Within a revision ------------------------------------------------------------------------
 
-    def journal(self, connection: sa.Connection, name: str) -> NoJournal:
-        return NoJournal()
+    def journal(self, connection: sa.Connection, name: str, *, there: bool) -> NoJournal:
+        if not _keeps_journal(connection):
+            return NoJournal()
+        with own_transaction(connection):
+            schema = connection.exec_driver_sql("SELECT current_schema()").scalar()
+        return Journal(connection, PostgresqlLanguage(schema or "public"), name, there=there)
 
     def begin_watch(self, connection: sa.Connection) -> None:
-        # The id of a transaction changes when somebody ends it and another begins.
-        row = connection.exec_driver_sql(
-            "SELECT pg_current_xact_id()::text, current_setting('search_path')"
-        ).one()
-        connection.info["branchmig_transaction"] = row[0]
         # A revision may set the path for the session; the next one, and the version table, need
         # the one that the connection began with.
-        path = connection.info.setdefault("branchmig_search_path", row[1])
-        connection.exec_driver_sql("SELECT set_config('search_path', %s, false)", (path,))
+        path = connection.info.get("branchmig_search_path")
+        if path is None:
+            path = connection.exec_driver_sql("SELECT current_setting('search_path')").scalar()
+            connection.info["branchmig_search_path"] = path
+        else:
+            self._set_path(connection)
+        if not _keeps_journal(connection):
+            # The id of a transaction changes when somebody ends it and another begins.
+            connection.info["branchmig_transaction"] = connection.exec_driver_sql(
+                "SELECT pg_current_xact_id()::text"
+            ).scalar()
 
     def end_watch(self, connection: sa.Connection, *, failed: bool = False) -> str | None:
         before = connection.info.pop("branchmig_transaction", None)
         if failed:
-            return _committed(connection, before)
-        path = connection.info.get("branchmig_search_path")
-        connection.exec_driver_sql("SELECT set_config('search_path', %s, false)", (path,))
+            return _committed(connection, before) if before else None
+        self._set_path(connection)
+        if before is None:
+            return None
         now = connection.exec_driver_sql("SELECT pg_current_xact_id()::text").scalar()
-        if before is None or before == now:
+        if before == now:
             return None
         ended = connection.exec_driver_sql("SELECT pg_xact_status(%s::xid8)", (before,)).scalar()
         return "COMMIT" if ended == "committed" else "ROLLBACK"
+
+    def _set_path(self, connection: sa.Connection) -> None:
+        path = connection.info["branchmig_search_path"]
+        connection.exec_driver_sql("SELECT set_config('search_path', %s, false)", (path,))
 
     def integrity(self, connection: sa.Connection) -> None:
         """PostgreSQL checks its constraints itself."""
@@ -354,7 +350,7 @@ class PostgresqlStrategy:
         if isinstance(error, BranchUnreachable):
             return FailureKind.UNREACHABLE
         state = _state(error)
-        if state is None and self.is_own(_cause(error)) and _lost(error):
+        if state is None and self.is_own(cause(error)) and _lost(error):
             return FailureKind.UNREACHABLE
         if state and state.startswith("08"):
             return FailureKind.UNREACHABLE
@@ -364,7 +360,7 @@ class PostgresqlStrategy:
         if isinstance(error, BranchmigError):
             return error
         state = _state(error)
-        said = " ".join(str(_cause(error)).split())
+        said = " ".join(str(cause(error)).split())
         where = f"{self._url(url).host or 'the local server'}/{self._url(url).database}"
         if state is None and "does not exist" in said and "database" in said:
             state = "3D000"  # a failed connect carries no SQLSTATE
@@ -380,15 +376,10 @@ class PostgresqlStrategy:
         return (BranchUnusable if sentence else ProviderError)(text, hint)
 
 
-@contextmanager
-def _own_transaction(connection: sa.Connection) -> Iterator[None]:
-    """Leaves the connection as it was: a question asked outside a transaction opens one."""
-    before = connection.in_transaction()
-    try:
-        yield
-    finally:
-        if not before and connection.in_transaction():
-            connection.rollback()
+def _keeps_journal(connection: sa.Connection) -> bool:
+    """psycopg2's connections cannot be listened to; under it a COMMIT within a revision is watched
+    for, and a failure after it needs a person."""
+    return connection.dialect.driver == "psycopg"
 
 
 def _committed(connection: sa.Connection, transaction: str | None) -> str | None:
@@ -408,17 +399,12 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _cause(error: BaseException) -> BaseException:
-    original = getattr(error, "orig", None)
-    return original if isinstance(original, BaseException) else error
-
-
 def _state(error: BaseException) -> str | None:
-    cause = _cause(error)
-    return getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+    own = cause(error)
+    return getattr(own, "sqlstate", None) or getattr(own, "pgcode", None)
 
 
 def _lost(error: BaseException) -> bool:
     """A driver that could not connect, or whose connection broke, has only words to say so."""
-    name = type(_cause(error)).__name__
+    name = type(cause(error)).__name__
     return name in ("OperationalError", "ConnectionTimeout", "InterfaceError")

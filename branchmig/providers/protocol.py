@@ -95,8 +95,11 @@ class MigrationStrategy(Protocol):
     def missing_tables(self, present: frozenset[str], required: tuple[str, ...]) -> tuple[str, ...]:
         """Those of `required` that are not there, by the engine's own rule for comparing names."""
 
-    def journal(self, connection: sa.Connection, name: str) -> NoJournal:
-        """What makes a revision that breaks half way go on from there; `name`: for messages."""
+    def journal(self, connection: sa.Connection, name: str, *, there: bool) -> NoJournal:
+        """What makes a revision that breaks half way go on from there.
+
+        `name`: the branch's, for messages; `there`: `Snapshot.journaled`.
+        """
 
     def begin_watch(self, connection: sa.Connection) -> None:
         """From now on notice whether the transaction is ended by anybody."""

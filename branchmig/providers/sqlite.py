@@ -359,7 +359,7 @@ class SqliteStrategy:
 
     # Within a revision ------------------------------------------------------------------------
 
-    def journal(self, connection: sa.Connection, name: str) -> NoJournal:
+    def journal(self, connection: sa.Connection, name: str, *, there: bool) -> NoJournal:
         return NoJournal()
 
     def begin_watch(self, connection: sa.Connection) -> None:

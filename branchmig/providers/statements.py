@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Any, NamedTuple, Protocol
@@ -63,9 +64,24 @@ class Statement:
     savepoint: str | None = None
 
 
-class Language(Protocol):
-    """What a journal must know of an engine's SQL."""
+class Landed(Enum):
+    """Whether a statement is in the schema.
 
+    PARTLY: it is not, but has left something there that is of no use and stands in its way.
+    """
+
+    YES = "yes"
+    NO = "no"
+    PARTLY = "partly"
+    UNKNOWN = "unknown"
+
+
+class Language(Protocol):
+    """What a journal must know of an engine's SQL and of its driver."""
+
+    transactional: bool
+    """Whether DDL is rolled back with its transaction. Then SCHEMA means only what the server
+    refuses to run within one."""
     create: str
     """Makes the journal where it is not there."""
     put: str
@@ -79,13 +95,17 @@ class Language(Protocol):
         """Whether it asks for the row count or the last id of a statement before it."""
 
     def is_loose(self, query: Query, text: str) -> bool:
-        """Whether it changes a table that a rollback would leave changed."""
+        """Whether it changes a table that a rollback would leave changed. Not asked of an engine
+        that is `transactional`."""
 
     def look(self, query: Query, statement: Statement) -> tuple[Fact, ...]:
         """The targets of a statement as they are; empty where they cannot be shown."""
 
-    def landed(self, query: Query, text: str, facts: tuple[Fact, ...]) -> bool | None:
-        """Whether it is in the schema, judged by its targets as they were; None: unknown."""
+    def landed(self, query: Query, text: str, facts: tuple[Fact, ...]) -> Landed:
+        """Whether it is in the schema, judged by its targets as they were."""
+
+    def take_away(self, query: Query, facts: tuple[Fact, ...]) -> None:
+        """Remove what a statement that landed PARTLY has left."""
 
     def found(self, query: Query, facts: tuple[Fact, ...]) -> str:
         """What is in the schema now, for a person."""
@@ -95,3 +115,11 @@ class Language(Protocol):
 
     def is_refusal(self, error: BaseException) -> bool:
         """Whether the server answered, so that a failed statement has surely ended."""
+
+    def commits_each(self, driver: Any) -> bool:
+        """Whether the driver's connection is in autocommit."""
+
+    def overheard(
+        self, driver: Any, heard: Callable[[str], None]
+    ) -> AbstractContextManager[object]:
+        """Within, `heard` is given every text before the driver's connection sends it."""

@@ -18,9 +18,10 @@ from office import Office
 from servers import Mariadb
 
 from branchmig.model import FailureKind, SkipReason
-from branchmig.providers.journal import TABLE
+from branchmig.providers.marks import TABLE
 from branchmig.providers.mysql_language import MysqlLanguage
 from branchmig.providers.mysql_statements import shown
+from branchmig.providers.statements import Landed
 
 KILLS = 20
 
@@ -106,6 +107,15 @@ def test_the_journal_is_there_only_where_a_revision_broke(lab: Lab) -> None:
     )
     lab.query("CREATE TABLE not_there (id INT)")
     assert lab.attempt().failure is None
+    assert not lab.has_journal()
+
+
+def test_an_empty_journal_that_a_kill_left_behind_is_cleared_away(lab: Lab) -> None:
+    """The last version row was committed with the clearing; the table was about to be dropped."""
+    lab.query(MysqlLanguage(lab.database).create)
+    assert not lab.migrator().look(lab.branch).unfinished
+    attempt = lab.attempt()
+    assert (attempt.failure, attempt.applied) == (None, ())
     assert not lab.has_journal()
 
 
@@ -394,9 +404,9 @@ def test_whether_a_statement_landed_is_seen_in_the_schema(lab: Lab, statement: s
         language = MysqlLanguage(lab.database)
         facts = language.look(query, language.read(statement))
         assert facts
-        assert language.landed(query, statement, facts) is False
+        assert language.landed(query, statement, facts) is Landed.NO
         query(statement)
-        assert language.landed(query, statement, facts) is True
+        assert language.landed(query, statement, facts) is Landed.YES
 
 
 @pytest.mark.parametrize(
@@ -418,7 +428,7 @@ def test_a_schema_that_somebody_else_changed_tells_nothing(
         language = MysqlLanguage(lab.database)
         facts = language.look(query, language.read(statement))
         query(instead)
-        assert language.landed(query, statement, facts) is None
+        assert language.landed(query, statement, facts) is Landed.UNKNOWN
 
 
 @pytest.mark.parametrize(

@@ -71,8 +71,8 @@ def test_the_work_stops_no_later_than_headoffice_lets_another_begin(store: Store
     """Counted from before the request: the deadline here is earlier than the expiry there."""
     fence = Fence()
     with held(store, fence, seconds=600) as lease:
-        left_here = (fence.state.deadline or 0) - clock()
         left_there = ((expiry(store) or store.now()) - store.now()).total_seconds()
+        left_here = (fence.state.deadline or 0) - clock()
         assert left_here <= left_there + 0.001
         conclude(store, lease)
 

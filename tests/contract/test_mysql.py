@@ -468,7 +468,7 @@ class Journaled(NoHooks):
 
     def run(self, steps: tuple[Step, ...]) -> None:
         with self.strategy.connect(self.url) as connection:
-            self.journal = self.strategy.journal(connection, "BR001")
+            self.journal = self.strategy.journal(connection, "BR001", there=False)
             with self.journal.kept():
                 run(self.history, connection, steps, self, transactional_ddl=False)
 

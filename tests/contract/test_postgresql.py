@@ -147,11 +147,15 @@ def test_the_version_table_is_found_in_its_schema(strategy: PostgresqlStrategy, 
     assert not strategy.inspect(url, VersionTable("v")).versioned
 
 
+def by_psycopg2(url: str) -> str:
+    return url.replace("postgresql://", "postgresql+psycopg2://")
+
+
 @pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
-def test_a_transaction_that_a_revision_ended_is_noticed(
+def test_a_transaction_that_a_revision_ended_is_noticed_where_no_journal_is_kept(
     strategy: PostgresqlStrategy, url: str, end: str
 ) -> None:
-    with strategy.connect(url) as connection:
+    with strategy.connect(by_psycopg2(url)) as connection:
         strategy.begin_watch(connection)
         connection.exec_driver_sql("CREATE TABLE t (id int)")
         connection.exec_driver_sql(end)
@@ -200,7 +204,7 @@ def test_a_revision_that_fails_after_a_commit_of_its_own_is_known_to_have_kept_s
     strategy: PostgresqlStrategy, url: str
 ) -> None:
     for statements, kept in ((["COMMIT"], "COMMIT"), ([], None)):
-        with strategy.connect(url) as connection, connection.begin():
+        with strategy.connect(by_psycopg2(url)) as connection, connection.begin():
             strategy.begin_watch(connection)
             for statement in statements:
                 connection.exec_driver_sql(statement)

@@ -1,0 +1,89 @@
+"""What the strategies of servers share: one connection and no second, and waiting for a lock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, make_url
+
+from ..errors import BranchBusy, SecondConnection, UsageError
+from ..masking import mask, remember
+
+
+def parsed(url: str, driver: str) -> URL:
+    """A URL in its parts, with `driver` where it names none; its password is masked from now on.
+
+    Raises UsageError: malformed.
+    """
+    try:
+        found = make_url(url)
+    except (sa.exc.ArgumentError, ValueError) as error:
+        raise UsageError(f"malformed URL: {mask(str(error))}") from None
+    remember(found.password)
+    if "+" not in found.drivername:
+        found = found.set(drivername=f"{found.drivername}+{driver}")
+    return found
+
+
+def refuse_second(engine: sa.Engine) -> None:
+    """From now on whoever asks an engine for another connection gets SecondConnection.
+
+    To be called before other listeners of do_connect: the first that opens one ends their turn.
+    """
+    opened: list[bool] = []
+
+    def once(*_: Any) -> None:
+        if opened:
+            raise SecondConnection(
+                "a second connection to the branch was asked for within one attempt",
+                "a revision must use op.get_bind(): another connection has neither the lock "
+                "nor the limits",
+            )
+        opened.append(True)
+
+    sa.event.listen(engine, "do_connect", once)
+
+
+@contextmanager
+def connected(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A connection of an engine that is gone afterwards.
+
+    Raises what the driver raises, within SQLAlchemy's exceptions.
+    """
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def own_transaction(connection: sa.Connection) -> Iterator[None]:
+    """Leaves the connection as it was: a question asked outside a transaction opens one."""
+    before = connection.in_transaction()
+    try:
+        yield
+    finally:
+        if not before and connection.in_transaction():
+            connection.rollback()
+
+
+def wait_for_lock(taken: Callable[[], bool], holder: Callable[[], str], seconds: float) -> None:
+    """Ask until the lock is `taken`. Raises BranchBusy, naming its `holder`, after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not taken():
+        if time.monotonic() >= deadline:
+            raise BranchBusy(
+                f"the database is being migrated by {holder()}", "try again when that has ended"
+            )
+        time.sleep(0.1)
+
+
+def cause(error: BaseException) -> BaseException:
+    """The driver's own exception within SQLAlchemy's."""
+    original = getattr(error, "orig", None)
+    return original if isinstance(original, BaseException) else error
