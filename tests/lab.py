@@ -13,6 +13,7 @@ import textwrap
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from schemas import schema_of
 from servers import Mariadb, Postgresql, Server
@@ -168,7 +169,7 @@ class Lab:
         )
         return [int(row[0]) for row in rows]
 
-    def query(self, statement: str) -> list[tuple[object, ...]]:
+    def query(self, statement: str) -> list[Any]:
         return self.server.query(statement, self.database)
 
     def has_journal(self) -> bool:

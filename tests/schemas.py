@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -24,7 +25,7 @@ def schema_of(url: str) -> dict[str, Any]:
 
 
 def _reflected(inspector: sa.Inspector) -> dict[str, Any]:
-    constraints = {
+    constraints: dict[str, Callable[[str], Iterable[Any]]] = {
         "unique": inspector.get_unique_constraints,
         "foreign keys": inspector.get_foreign_keys,
         "checks": inspector.get_check_constraints,

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +61,7 @@ class Scene:
 
 
 @pytest.fixture(params=["postgresql", "mariadb"])
-def scene(office: Office, family: Family, request: pytest.FixtureRequest) -> Iterator[Scene]:
+def scene(office: Office, family: Family, request: pytest.FixtureRequest) -> Scene:
     server: Server = request.getfixturevalue(request.param)
     database = f"f_{uuid.uuid4().hex}"
     server.query(f"CREATE DATABASE {database}")

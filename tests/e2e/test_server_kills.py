@@ -128,7 +128,7 @@ class Blows:
 
     # What must hold ---------------------------------------------------------------------------
 
-    def states(self, codes: set[str]) -> dict[str, tuple[str, str, str]]:
+    def states(self, codes: set[str]) -> dict[str, tuple[str, str, str | None]]:
         """Status, heads and error of each branch, as HeadOffice has them."""
         rows = self.office.headoffice(
             "SELECT code, status, heads, error FROM branchmig_migration_states "
@@ -149,7 +149,7 @@ class Blows:
             self.figures["branches"] += 1
             if status == "RequiresManualIntervention":
                 self.figures["needs a person"] += 1
-                assert "was begun, and whether it landed is unknown: " in error, (code, error)
+                assert "was begun, and whether it landed is unknown: " in str(error), (code, error)
                 continue
             assert (status, heads, error) == ("Completed", f'["{HEAD}"]', None), code
             assert self.lab(code).contents() == self.reference, code

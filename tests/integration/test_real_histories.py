@@ -5,19 +5,21 @@ The schema must be the one that plain Alembic makes with the package's own env.p
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
+import uuid
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from office import Office
+from schemas import engine_of, schema_of, versions_of
+from servers import Server
 
 BRANCHES = [f"BR{number:03}" for number in range(1, 21)]
 
 OPTUNA = 'script_location = "optuna.storages._rdb:alembic"'
+CINDER = 'script_location = "cinder.db:migrations"'
 MLFLOW = 'script_location = "mlflow.store:db_migrations"'
 
 # As optuna.storages._rdb.storage makes its configuration, on a database that is empty.
@@ -54,6 +56,15 @@ for url in sys.argv[1:]:
 """
 
 
+# As `cinder-manage db sync` does it; the URL is in its own settings there.
+PLAIN_CINDER = """
+import sys
+import sqlalchemy as sa
+from cinder.db.migration import db_sync
+db_sync(engine=sa.create_engine(sys.argv[1], poolclass=sa.NullPool))
+"""
+
+
 def plainly(program: str, *urls: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", program, *urls],
@@ -65,84 +76,119 @@ def plainly(program: str, *urls: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def schema_of(file: Path) -> dict[str, Any]:
-    """What reflection sees, as sets: a table rebuilt in batch mode has no order of constraints."""
-    engine = sa.create_engine(f"sqlite:///{file}", poolclass=sa.NullPool)
-    inspector = sa.inspect(engine)
-    constraints = {
-        "unique": inspector.get_unique_constraints,
-        "foreign keys": inspector.get_foreign_keys,
-        "checks": inspector.get_check_constraints,
-        "indexes": inspector.get_indexes,
-    }
-    return {
-        table: {
-            "columns": {
-                (c["name"], str(c["type"]), c["nullable"], c["default"])
-                for c in inspector.get_columns(table)
-            },
-            "primary key": json.dumps(inspector.get_pk_constraint(table), sort_keys=True),
-            **{
-                kind: {json.dumps(found, sort_keys=True, default=str) for found in get(table)}
-                for kind, get in constraints.items()
-            },
-        }
-        for table in inspector.get_table_names()
-    }
+def urls_of(office: Office, codes: list[str]) -> list[str]:
+    return [f"sqlite:///{office.database(code)}" for code in codes]
 
 
-def versions_of(file: Path) -> set[str]:
-    with sa.create_engine(f"sqlite:///{file}", poolclass=sa.NullPool).connect() as connection:
-        return set(connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalars())
+@pytest.fixture(params=["postgresql", "mariadb"])
+def server(request: pytest.FixtureRequest) -> Server:
+    """A server of each engine that tests start."""
+    found: Server = request.getfixturevalue(request.param)
+    return found
 
 
-def assert_like(office: Office, codes: list[str], plain: Path) -> None:
+def made(server: Server) -> str:
+    """A new database of a server, as a URL that plain SQLAlchemy takes as well: with its driver."""
+    name = f"r_{uuid.uuid4().hex}"
+    server.query(f"CREATE DATABASE {name}")
+    return engine_of(server.url(name)).url.render_as_string(hide_password=False)
+
+
+def assert_like(office: Office, urls: list[str], plain: str) -> None:
     """Every branch is what plain Alembic made, and HeadOffice says so."""
     wanted = schema_of(plain)
     assert len(wanted) > 5
-    for code in codes:
-        assert schema_of(office.database(code)) == wanted, code
-        assert versions_of(office.database(code)) == versions_of(plain)
+    for url in urls:
+        assert schema_of(url) == wanted, url
+        assert versions_of(url) == versions_of(plain)
     rows = office.json("status")
-    assert [row["status"] for row in rows] == ["Completed"] * len(codes)
+    assert [row["status"] for row in rows] == ["Completed"] * len(urls)
     assert {row["lastMigrationApplied"] for row in rows} == versions_of(plain)
 
 
 @pytest.fixture
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plain(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Where plain Alembic shall make its database."""
-    return tmp_path_factory.mktemp("plain") / "plain.db"
+    return f"sqlite:///{tmp_path_factory.mktemp('plain') / 'plain.db'}"
 
 
 def test_twenty_branches_of_optuna_reach_head_as_plain_alembic_would(
-    office: Office, plain: Path
+    office: Office, plain: str
 ) -> None:
     office.configure(f"[migrations]\n{OPTUNA}\n")
     office.add(*BRANCHES)
     report = office.json("apply-all")
     assert report["branchesSucceeded"] == len(BRANCHES)
-    plainly(PLAIN_OPTUNA, f"sqlite:///{plain}")
-    assert_like(office, BRANCHES, plain)
+    plainly(PLAIN_OPTUNA, plain)
+    assert_like(office, urls_of(office, BRANCHES), plain)
     assert office.json("validate", BRANCHES[0])["isValid"]
 
 
 def test_databases_that_mlflow_made_are_adopted_and_reach_its_head(
-    office: Office, plain: Path
+    office: Office, plain: str
 ) -> None:
     codes = BRANCHES
     office.configure(f"[migrations]\n{MLFLOW}\n")
     office.add(*codes)
-    files = [office.database(code) for code in codes]
-    files[0].parent.mkdir()
-    plainly(INITIAL_MLFLOW, *(f"sqlite:///{file}" for file in files))
+    urls = urls_of(office, codes)
+    office.database(codes[0]).parent.mkdir()
+    plainly(INITIAL_MLFLOW, *urls)
     refused = office.json("apply", codes[0], code=1)
     assert "another tool made it" in refused["errorMessage"]
     for code in codes:
         office.run("baseline", code, "--revision", "base")
     report = office.json("apply-all")
     assert report["branchesSucceeded"] == len(codes)
-    plainly(PLAIN_MLFLOW, f"sqlite:///{plain}")
-    assert_like(office, codes, plain)
+    plainly(PLAIN_MLFLOW, plain)
+    assert_like(office, urls, plain)
+
+
+def test_a_database_that_mlflow_made_on_a_server_is_adopted_and_reaches_its_head(
+    office: Office, server: Server
+) -> None:
+    office.configure(f"[migrations]\n{MLFLOW}\n")
+    url, plain = made(server), made(server)
+    plainly(INITIAL_MLFLOW, url)
+    office.run("branch", "add", "BR001", "--url", url)
+    office.run("baseline", "BR001", "--revision", "base")
+    assert office.json("apply-all")["branchesSucceeded"] == 1
+    plainly(PLAIN_MLFLOW, plain)
+    assert_like(office, [url], plain)
+
+
+def test_cinder_reaches_head_on_a_file_as_its_own_function_would(
+    office: Office, plain: str
+) -> None:
+    office.add("BR001")
+    assert_cinder(office, urls_of(office, ["BR001"])[0], plain)
+
+
+def test_cinder_reaches_head_on_a_server_as_its_own_function_would(
+    office: Office, server: Server
+) -> None:
+    url, plain = made(server), made(server)
+    office.run("branch", "add", "BR001", "--url", url)
+    assert_cinder(office, url, plain)
+
+
+def assert_cinder(office: Office, url: str, plain: str) -> None:
+    office.configure(f"[migrations]\n{CINDER}\n")
+    report = office.json("apply-all")
+    assert report["branchesSucceeded"] == 1
+    plainly(PLAIN_CINDER, plain)
+    assert_like(office, [url], plain)
+    assert quotas_of(url) == quotas_of(plain)
+
+
+def quotas_of(url: str) -> set[tuple[object, ...]]:
+    """What cinder's revisions insert; moments and numbers left out."""
+    with engine_of(url).connect() as connection:
+        rows = connection.execute(
+            sa.text("SELECT class_name, resource, hard_limit, deleted FROM quota_classes")
+        )
+        found = {tuple(row) for row in rows}
+    assert len(found) > 3
+    return found
 
 
 def test_the_history_of_a_package_is_valid_and_stays_as_it_was_installed(office: Office) -> None:
