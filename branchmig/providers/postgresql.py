@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -47,6 +47,13 @@ _KEEPALIVE = {
     "tcp_user_timeout": 60_000,
 }
 """A half-open connection must give its lock back (libpq's connection parameters)."""
+
+_TABLES = (
+    "SELECT false, relname::text FROM pg_catalog.pg_class c "
+    "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+    "WHERE nspname = ANY (current_schemas(false)) AND relkind IN ('r', 'p')"
+)
+"""The catalogs themselves: the view pg_tables joins more of them than is asked for."""
 
 _KINDS = {
     "55P03": FailureKind.TRANSIENT,  # lock_not_available: lock_timeout
@@ -89,6 +96,7 @@ class PostgresqlStrategy:
 
     def __init__(self, limits: Limits, folder: Path) -> None:
         self._limits = limits
+        self._dialects: dict[str, sa.Dialect] = {}
 
     # Where ------------------------------------------------------------------------------------
 
@@ -118,32 +126,65 @@ class PostgresqlStrategy:
     # Looking ----------------------------------------------------------------------------------
 
     def inspect(self, url: str, version_table: VersionTable) -> Snapshot:
+        # By the driver alone: an engine asks the server half a dozen questions of its own first.
         try:
-            with self._one(url, read_only=True) as connection:
-                return self.read(connection, version_table)
-        except DatabaseMissing:
-            return Snapshot(exists=False, versioned=False)
-        except sa.exc.DBAPIError as error:
-            raise self.explain(error, url) from error
+            with closing(self._reader(url)) as driver, closing(driver.cursor()) as cursor:
+                return self._looked(cursor, version_table)
+        except Exception as error:
+            if not self.is_own(error):
+                raise
+            found = self.explain(error, url)
+            if isinstance(found, DatabaseMissing):
+                return Snapshot(exists=False, versioned=False)
+            raise found from error
+
+    def _looked(self, cursor: Any, version_table: VersionTable) -> Snapshot:
+        """In one round trip, if there is a version table."""
+        limits = self._settings(read_only=True)
+        versions = f"SELECT true, version_num::text FROM {_qualified(version_table)}"
+        try:
+            cursor.execute(f"{limits}; {_TABLES} UNION ALL {versions}")
+            versioned = True
+        except Exception as error:
+            if _state(error) != "42P01":  # undefined_table
+                raise
+            cursor.execute(f"{limits}; {_TABLES}")
+            versioned = False
+        # The last answer counts; a driver that gives no other has none to step over.
+        with suppress(Exception):
+            while cursor.nextset():
+                pass
+        rows = cursor.fetchall()
+        heads = sorted(name for is_version, name in rows if is_version)
+        tables = {name for is_version, name in rows if not is_version}
+        return Snapshot(True, versioned, tuple(heads), frozenset(tables - {version_table.name}))
+
+    def _reader(self, url: str) -> Any:
+        """A connection of the driver's, set up as an engine would, in autocommit."""
+        address = self._url(url)
+        if address.drivername not in self._dialects:
+            kind = address.get_dialect()
+            try:
+                self._dialects[address.drivername] = kind(dbapi=kind.import_dbapi())  # type: ignore[call-arg]
+            except ImportError as error:
+                raise _driver_missing(error) from None
+        dialect = self._dialects[address.drivername]
+        arguments, options = dialect.create_connect_args(address)
+        driver: Any = dialect.connect(*arguments, **{**options, **self._options()})
+        driver.autocommit = True
+        return driver
 
     def read(self, connection: sa.Connection, version_table: VersionTable) -> Snapshot:
+        name = _qualified(version_table)
         with _own_transaction(connection):
-            tables = {
-                row[0]
-                for row in connection.exec_driver_sql(
-                    "SELECT tablename FROM pg_catalog.pg_tables "
-                    "WHERE schemaname = ANY (current_schemas(false))"
-                )
-            }
-            name = _quoted(version_table.name)
-            if version_table.schema:
-                name = f"{_quoted(version_table.schema)}.{name}"
-            found = connection.exec_driver_sql("SELECT to_regclass(%s)", (name,)).scalar()
-            tables.discard(version_table.name)
-            if found is None:
-                return Snapshot(exists=True, versioned=False, tables=frozenset(tables))
-            rows = connection.exec_driver_sql(f"SELECT version_num FROM {name}").scalars()
-            return Snapshot(True, True, tuple(sorted(rows)), frozenset(tables))
+            rows = _ask(
+                connection, f"{_TABLES} UNION ALL SELECT true, to_regclass({_text(name)})::text"
+            )
+            tables = frozenset(row[1] for row in rows if not row[0]) - {version_table.name}
+            if not any(is_version and found for is_version, found in rows):
+                return Snapshot(exists=True, versioned=False, tables=tables)
+            heads = (row[0] for row in _ask(connection, f"SELECT version_num FROM {name}"))
+            return Snapshot(True, True, tuple(sorted(heads)), tables)
 
     def schema(self, connection: sa.Connection) -> dict[str, frozenset[str]]:
         with _own_transaction(connection):
@@ -213,18 +254,18 @@ class PostgresqlStrategy:
         try:
             return sa.create_engine(
                 self._url(url),
-                connect_args={
-                    **_KEEPALIVE,
-                    "connect_timeout": max(2, round(self._limits.connect_timeout)),
-                    "application_name": "branchmig",
-                },
+                connect_args=self._options(),
                 **options,
             )
         except ImportError as error:
-            raise DriverMissing(
-                f"the driver for PostgreSQL is not installed: {error.name}",
-                "pip install 'branchmig[postgresql]'",
-            ) from None
+            raise _driver_missing(error) from None
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            **_KEEPALIVE,
+            "connect_timeout": max(2, round(self._limits.connect_timeout)),
+            "application_name": "branchmig",
+        }
 
     @contextmanager
     def _one(self, url: str, *, read_only: bool = False) -> Iterator[sa.Connection]:
@@ -254,17 +295,23 @@ class PostgresqlStrategy:
             engine.dispose()
 
     def _limit(self, driver: Any, read_only: bool) -> None:
-        """Session settings of every connection; committed, or a rollback would undo them."""
-        limits = {
+        """Session settings of every connection; in autocommit, or a rollback would undo them."""
+        before, driver.autocommit = driver.autocommit, True
+        with driver.cursor() as cursor:
+            cursor.execute(self._settings(read_only))
+        driver.autocommit = before
+
+    def _settings(self, read_only: bool) -> str:
+        """A statement that gives the session its settings."""
+        settings = {
             "lock_timeout": f"{round(self._limits.lock_timeout * 1000)}ms",
             "statement_timeout": f"{round(self._limits.statement_timeout * 1000)}ms",
             "idle_in_transaction_session_timeout": "0",
             "default_transaction_read_only": "on" if read_only else "off",
         }
-        with driver.cursor() as cursor:
-            for name, value in limits.items():
-                cursor.execute("SELECT set_config(%s, %s, false)", (name, value))
-        driver.commit()
+        return "SELECT " + ", ".join(
+            f"set_config('{k}', '{v}', false)" for k, v in settings.items()
+        )
 
     # The lock ---------------------------------------------------------------------------------
 
@@ -378,6 +425,28 @@ class PostgresqlStrategy:
         if kind is FailureKind.UNREACHABLE or state in ("28P01", "28000"):
             return BranchUnreachable(text, hint or "look at host, port, network and the server")
         return (BranchUnusable if sentence else ProviderError)(text, hint)
+
+
+def _ask(connection: sa.Connection, question: str) -> list[Any]:
+    """Rows; by the simple protocol, and with no meaning for percent signs."""
+    return list(connection.exec_driver_sql(question, execution_options={"no_parameters": True}))
+
+
+def _qualified(table: VersionTable) -> str:
+    name = _quoted(table.name)
+    return f"{_quoted(table.schema)}.{name}" if table.schema else name
+
+
+def _text(text: str) -> str:
+    """A literal, whatever the server makes of backslashes in plain ones."""
+    return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def _driver_missing(error: ImportError) -> DriverMissing:
+    return DriverMissing(
+        f"the driver for PostgreSQL is not installed: {error.name}",
+        "pip install 'branchmig[postgresql]'",
+    )
 
 
 @contextmanager
