@@ -302,16 +302,14 @@ class PostgresqlStrategy:
         driver.autocommit = before
 
     def _settings(self, read_only: bool) -> str:
-        """A statement that gives the session its settings."""
+        """Statements that give the session its settings."""
         settings = {
             "lock_timeout": f"{round(self._limits.lock_timeout * 1000)}ms",
             "statement_timeout": f"{round(self._limits.statement_timeout * 1000)}ms",
             "idle_in_transaction_session_timeout": "0",
             "default_transaction_read_only": "on" if read_only else "off",
         }
-        return "SELECT " + ", ".join(
-            f"set_config('{k}', '{v}', false)" for k, v in settings.items()
-        )
+        return "; ".join(f"SET {name} = '{value}'" for name, value in settings.items())
 
     # The lock ---------------------------------------------------------------------------------
 
@@ -328,15 +326,22 @@ class PostgresqlStrategy:
         try:
             yield
         finally:
-            # A connection that is gone has given its lock back already.
-            with suppress(sa.exc.DBAPIError, sa.exc.InvalidRequestError):
+            # A connection that is gone has given its lock back already; this one is closed next.
+            with suppress(Exception):
                 if connection.in_transaction():
                     connection.rollback()
                 self._ask(connection, "pg_advisory_unlock")
 
     def _ask(self, connection: sa.Connection, function: str) -> bool:
-        with _own_transaction(connection):
-            return bool(connection.exec_driver_sql(f"SELECT {function}({_LOCK_KEY})").scalar())
+        """In autocommit: a transaction around it would be two round trips more."""
+        driver: Any = connection.connection.dbapi_connection
+        before, driver.autocommit = driver.autocommit, True
+        try:
+            with driver.cursor() as cursor:
+                cursor.execute(f"SELECT {function}({_LOCK_KEY})")
+                return bool(cursor.fetchone()[0])
+        finally:
+            driver.autocommit = before
 
     def _holder(self, connection: sa.Connection) -> str:
         high, low = (_LOCK_KEY >> 32) & 0xFFFFFFFF, _LOCK_KEY & 0xFFFFFFFF
@@ -358,26 +363,33 @@ class PostgresqlStrategy:
 
     def begin_watch(self, connection: sa.Connection) -> None:
         # The id of a transaction changes when somebody ends it and another begins.
-        row = connection.exec_driver_sql(
-            "SELECT pg_current_xact_id()::text, current_setting('search_path')"
-        ).one()
-        connection.info["branchmig_transaction"] = row[0]
+        ((now, path),) = _ask(
+            connection, "SELECT pg_current_xact_id()::text, current_setting('search_path')"
+        )
+        connection.info["branchmig_transaction"] = now
         # A revision may set the path for the session; the next one, and the version table, need
         # the one that the connection began with.
-        path = connection.info.setdefault("branchmig_search_path", row[1])
-        connection.exec_driver_sql("SELECT set_config('search_path', %s, false)", (path,))
+        if path != connection.info.setdefault("branchmig_search_path", path):
+            self._set_path(connection)
 
     def end_watch(self, connection: sa.Connection, *, failed: bool = False) -> str | None:
         before = connection.info.pop("branchmig_transaction", None)
         if failed:
             return _committed(connection, before)
-        path = connection.info.get("branchmig_search_path")
-        connection.exec_driver_sql("SELECT set_config('search_path', %s, false)", (path,))
-        now = connection.exec_driver_sql("SELECT pg_current_xact_id()::text").scalar()
+        now = self._set_path(connection)
         if before is None or before == now:
             return None
         ended = connection.exec_driver_sql("SELECT pg_xact_status(%s::xid8)", (before,)).scalar()
         return "COMMIT" if ended == "committed" else "ROLLBACK"
+
+    def _set_path(self, connection: sa.Connection) -> str:
+        """Back to the path that the connection began with; the id of the transaction."""
+        path = _text(connection.info["branchmig_search_path"])
+        ((_, transaction),) = _ask(
+            connection,
+            f"SELECT set_config('search_path', {path}, false), pg_current_xact_id()::text",
+        )
+        return str(transaction)
 
     def integrity(self, connection: sa.Connection) -> None:
         """PostgreSQL checks its constraints itself."""
