@@ -129,6 +129,20 @@ _ERRORS: dict[int, tuple[FailureKind, str, str]] = {
 """By error number (https://mariadb.com/kb/en/mariadb-error-codes/, MySQL's from 3000 on)."""
 
 
+def _plain(column: str) -> str:
+    """A text in one collation, so that names and versions can be rows of one answer."""
+    return f"CONVERT({column} USING utf8mb4) COLLATE utf8mb4_bin"
+
+
+_TABLES = (
+    f"SELECT false, {_plain('table_name')} FROM information_schema.tables "
+    "WHERE table_schema = DATABASE() AND table_type IN ('BASE TABLE', 'SYSTEM VERSIONED')"
+)
+
+_MULTI_STATEMENTS = 1 << 16
+"""The protocol's flag for several statements at once; only a look sets it."""
+
+
 class MysqlStrategy:
     """A branch in a database of a MySQL or MariaDB server."""
 
@@ -145,6 +159,7 @@ class MysqlStrategy:
     def __init__(self, limits: Limits, folder: Path) -> None:
         self._limits = limits
         self._contexts: dict[str, Any] = {}
+        self._dialects: dict[str, sa.Dialect] = {}
 
     # Where ------------------------------------------------------------------------------------
 
@@ -168,12 +183,60 @@ class MysqlStrategy:
 
     def inspect(self, url: str, version_table: VersionTable) -> Snapshot:
         try:
+            if self._url(url).drivername.endswith("+pymysql"):
+                with closing(self._reader(url)) as driver, closing(driver.cursor()) as cursor:
+                    return self._looked(cursor, version_table)
             with self._one(url, read_only=True) as connection:
                 return self.read(connection, version_table)
         except DatabaseMissing:
             return Snapshot(exists=False, versioned=False)
         except sa.exc.DBAPIError as error:
             raise self.explain(error, url) from error
+        except Exception as error:
+            if not self.is_own(error):
+                raise
+            found = self.explain(error, url)
+            if isinstance(found, DatabaseMissing):
+                return Snapshot(exists=False, versioned=False)
+            raise found from error
+
+    def _reader(self, url: str) -> Any:
+        """A connection of the driver's, set up as an engine would, in autocommit: an engine asks
+        the server half a dozen questions of its own first."""
+        address = self._url(url)
+        if address.drivername not in self._dialects:
+            kind = address.get_dialect()
+            try:
+                self._dialects[address.drivername] = kind(dbapi=kind.import_dbapi())  # type: ignore[call-arg]
+            except ImportError as error:
+                raise _driver_missing(error) from None
+        dialect = self._dialects[address.drivername]
+        arguments, options = dialect.create_connect_args(address)
+        options.update(
+            connect_timeout=self._connect_timeout(),
+            autocommit=True,
+            client_flag=options.get("client_flag", 0) | _MULTI_STATEMENTS,
+        )
+        return self._open(dialect, None, arguments, options)
+
+    def _looked(self, cursor: Any, version_table: VersionTable) -> Snapshot:
+        """In one round trip, if there is a version table and no journal."""
+        begin = f"{self._settings(cursor.connection)}; START TRANSACTION READ ONLY"
+        versions = f"SELECT true, {_plain('version_num')} FROM {_qualified(version_table)}"
+        try:
+            rows = _last_rows(cursor, f"{begin}; {_TABLES} UNION ALL {versions}")
+            versioned = True
+        except Exception as error:
+            if _number(error) not in (1146, 1049):
+                raise
+            rows = _last_rows(cursor, f"{begin}; {_TABLES}")
+            versioned = False
+        heads = sorted(name for is_version, name in rows if is_version)
+        tables = {name for is_version, name in rows if not is_version}
+        journaled = JOURNAL in tables
+        unfinished = journaled and bool(_last_rows(cursor, f"SELECT 1 FROM {JOURNAL} LIMIT 1"))
+        others = frozenset(tables - {version_table.name, JOURNAL})
+        return Snapshot(True, versioned, tuple(heads), others, journaled, unfinished)
 
     def read(self, connection: sa.Connection, version_table: VersionTable) -> Snapshot:
         with own_transaction(connection):
@@ -187,9 +250,7 @@ class MysqlStrategy:
                 connection.exec_driver_sql(f"SELECT 1 FROM {JOURNAL} LIMIT 1").first()
             )
             tables = frozenset(present - {version_table.name, JOURNAL})
-            name = quoted(version_table.name)
-            if version_table.schema:
-                name = f"{quoted(version_table.schema)}.{name}"
+            name = _qualified(version_table)
             try:
                 rows = connection.exec_driver_sql(f"SELECT version_num FROM {name}").scalars()
             except sa.exc.DBAPIError as error:
@@ -266,14 +327,11 @@ class MysqlStrategy:
         try:
             engine = sa.create_engine(
                 self._url(url),
-                connect_args={"connect_timeout": max(1, round(self._limits.connect_timeout))},
+                connect_args={"connect_timeout": self._connect_timeout()},
                 **options,
             )
         except ImportError as error:
-            raise DriverMissing(
-                f"the driver for MySQL and MariaDB is not installed: {error.name}",
-                "pip install 'branchmig[mysql]'",
-            ) from None
+            raise _driver_missing(error) from None
         except sa.exc.NoSuchModuleError as error:
             raise UsageError(
                 f"unknown driver in the URL: {error}",
@@ -283,6 +341,9 @@ class MysqlStrategy:
             refuse_second(engine)
         sa.event.listen(engine, "do_connect", self._open)
         return engine
+
+    def _connect_timeout(self) -> int:
+        return max(1, round(self._limits.connect_timeout))
 
     def _open(self, dialect: sa.Dialect, _: Any, arguments: Any, options: Any) -> Any:
         """Complete what the driver is given. PyMySQL's connection is made here, to share TLS."""
@@ -333,6 +394,20 @@ class MysqlStrategy:
     def _limit(self, driver: Any, read_only: bool, *, patient: bool = False) -> None:
         """Session settings of every connection; `patient`: a statement may run for hours."""
         limits = self._limits
+        with closing(driver.cursor()) as cursor:
+            cursor.execute(self._settings(driver))
+            if read_only:
+                cursor.execute("SET SESSION TRANSACTION READ ONLY")
+        _keep_alive(driver)
+        if patient and hasattr(driver, "_read_timeout"):
+            # The driver's limit on reading was for the login; it would cut off a long ALTER.
+            margin = limits.connect_timeout + limits.lock_timeout
+            time_limit = limits.statement_timeout + margin if limits.statement_timeout else None
+            driver._read_timeout = time_limit
+
+    def _settings(self, driver: Any) -> str:
+        """The statement that gives the session its settings."""
+        limits = self._limits
         seconds = max(1, round(limits.lock_timeout))
         settings: dict[str, float] = {
             "lock_wait_timeout": seconds,
@@ -343,18 +418,7 @@ class MysqlStrategy:
             settings["max_statement_time"] = limits.statement_timeout
         elif limits.statement_timeout:
             settings["max_execution_time"] = round(limits.statement_timeout * 1000)
-        with closing(driver.cursor()) as cursor:
-            text = ", ".join(f"SESSION {name} = {value}" for name, value in settings.items())
-            cursor.execute(f"SET {text}")
-            if read_only:
-                cursor.execute("SET SESSION TRANSACTION READ ONLY")
-        driver.commit()
-        _keep_alive(driver)
-        if patient and hasattr(driver, "_read_timeout"):
-            # The driver's limit on reading was for the login; it would cut off a long ALTER.
-            margin = limits.connect_timeout + limits.lock_timeout
-            time_limit = limits.statement_timeout + margin if limits.statement_timeout else None
-            driver._read_timeout = time_limit
+        return "SET " + ", ".join(f"SESSION {name} = {value}" for name, value in settings.items())
 
     # The lock ---------------------------------------------------------------------------------
 
@@ -481,6 +545,26 @@ class MysqlStrategy:
     def _where(self, url: str) -> str:
         given = self._url(url)
         return f"{given.host or 'the local server'}/{given.database or ''}"
+
+
+def _last_rows(cursor: Any, statements: str) -> list[Any]:
+    """The rows of the last of several statements."""
+    cursor.execute(statements)
+    while cursor.nextset():
+        pass
+    return list(cursor.fetchall())
+
+
+def _qualified(table: VersionTable) -> str:
+    name = quoted(table.name)
+    return f"{quoted(table.schema)}.{name}" if table.schema else name
+
+
+def _driver_missing(error: ImportError) -> DriverMissing:
+    return DriverMissing(
+        f"the driver for MySQL and MariaDB is not installed: {error.name}",
+        "pip install 'branchmig[mysql]'",
+    )
 
 
 def _sharing_tls(kind: Any, contexts: dict[str, Any]) -> Any:
