@@ -255,8 +255,10 @@ class PostgresqlStrategy:
             "lock_timeout": f"{round(self._limits.lock_timeout * 1000)}ms",
             "statement_timeout": f"{round(self._limits.statement_timeout * 1000)}ms",
             "idle_in_transaction_session_timeout": "0",
-            "default_transaction_read_only": "on" if read_only else "off",
         }
+        if read_only:
+            # Otherwise as the server has it: whoever froze a database or an account meant it.
+            limits["default_transaction_read_only"] = "on"
         with driver.cursor() as cursor:
             for name, value in limits.items():
                 cursor.execute("SELECT set_config(%s, %s, false)", (name, value))
