@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
-import tempfile
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 from office import Office
 from processes import Family
-from servers import MISSING, Mariadb, Postgresql, Server, running
+from servers import MISSING, Mariadb, Postgresql, private
 
 from branchmig import masking
-
-S = TypeVar("S", bound=Server)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -83,27 +77,15 @@ def family(office: Office) -> Iterator[Family]:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Postgresql]:
     """A PostgreSQL server of our own; databases in it are the tests' to make."""
-    with _server(Postgresql) as server:
+    with private(Postgresql) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[Mariadb]:
     """A MariaDB server of our own; databases in it are the tests' to make."""
-    with _server(Mariadb) as server:
+    with private(Mariadb) as server:
         yield server
-
-
-@contextmanager
-def _server(kind: type[S]) -> Iterator[S]:
-    """Started in a folder that no other session of tests clears or closes to its account."""
-    folder = Path(tempfile.mkdtemp(prefix=f"{kind.__name__.lower()}-", dir="/tmp"))
-    try:
-        folder.chmod(0o755)
-        with running(kind(folder)) as server:
-            yield server
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

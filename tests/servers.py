@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,8 +50,9 @@ def leave_out(server: str, package: str) -> NoReturn:
 class Server:
     """One server process; `stop`, `kill` and `start` may be called at will."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
+        self._options = options
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -61,6 +63,15 @@ class Server:
         raise NotImplementedError
 
     def url(self, database: str) -> str:
+        raise NotImplementedError
+
+    def query(self, statement: str, database: str = "") -> list[Any]:
+        raise NotImplementedError
+
+    def connect(self, database: str) -> Any:
+        raise NotImplementedError
+
+    def add_user(self, name: str, password: str) -> None:
         raise NotImplementedError
 
     def start(self) -> None:
@@ -94,8 +105,8 @@ class Server:
 class Postgresql(Server):
     """PostgreSQL; it refuses to run as root, so root lends it an account."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, *options: str) -> None:
+        super().__init__(folder, *options)
         postgres = find("postgres", "usr/lib/postgresql/*/bin")
         initdb = find("initdb", "usr/lib/postgresql/*/bin")
         if not postgres or not initdb:
@@ -109,6 +120,9 @@ class Postgresql(Server):
              "--locale=C.UTF-8"],
             check=True, stdout=subprocess.DEVNULL, cwd=folder, **self.account(),
         )  # fmt: skip
+        # The first line that fits decides; everybody else is trusted.
+        logins = self._data / "pg_hba.conf"
+        logins.write_text(f"host all +guarded all scram-sha-256\n{logins.read_text()}")
 
     def account(self) -> dict[str, Any]:
         if os.geteuid() != 0:
@@ -128,7 +142,34 @@ class Postgresql(Server):
         return [
             str(self._postgres), "-D", str(self._data),
             *(word for k, v in options.items() for word in ("-c", f"{k}={v}")),
+            *self._options,
         ]  # fmt: skip
+
+    def become_standby(self) -> None:
+        """To be called while it is stopped: it starts as a replica that has lost its primary."""
+        mark = self._data / "standby.signal"
+        mark.touch()
+        if "user" in self.account():
+            shutil.chown(mark, *self.account().values())
+
+    def connect(self, database: str) -> Any:
+        """A raw connection of the driver's, in autocommit."""
+        import psycopg
+
+        return psycopg.connect(self.url(database), autocommit=True)
+
+    def query(self, statement: str, database: str = "postgres") -> list[Any]:
+        """Run one statement as the superuser, in autocommit; rows as tuples."""
+        with self.connect(database) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def add_user(self, name: str, password: str) -> None:
+        """An account that has to log in by its password, and may do nothing."""
+        if not self.query("SELECT 1 FROM pg_roles WHERE rolname = 'guarded'"):
+            self.query("CREATE ROLE guarded")
+        quoted = password.replace("'", "''")
+        self.query(f"CREATE ROLE {name} LOGIN IN ROLE guarded PASSWORD '{quoted}'")
 
     def ready(self) -> bool:
         import psycopg
@@ -158,17 +199,29 @@ def running(server: S) -> Iterator[S]:
         server.kill()
 
 
+@contextmanager
+def private(kind: type[S], *options: str) -> Iterator[S]:
+    """A server of one's own, running; in a folder that no other session of tests clears or closes
+    to its account."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{kind.__name__.lower()}-", dir="/tmp"))
+    try:
+        folder.chmod(0o755)
+        with running(kind(folder, *options)) as server:
+            yield server
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 class Mariadb(Server):
     """MariaDB with a root that needs no password, on TCP and on a socket in its own folder."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        super().__init__(folder)
+        super().__init__(folder, *options)
         server = find("mariadbd", "usr/sbin", "usr/libexec")
         install = find("mariadb-install-db", "usr/bin")
         if not server or not install:
             leave_out("MariaDB", "mariadb-server")
         self._server = server
-        self._options = options
         self._data = folder / "data"
         # Without this option the only way in would be the socket of the account that installs.
         subprocess.run(
@@ -191,20 +244,27 @@ class Mariadb(Server):
             *self._account(), *self._options,
         ]  # fmt: skip
 
-    def connect(self, database: str | None = None, **options: Any) -> Any:
+    def connect(self, database: str = "", **options: Any) -> Any:
         """A raw connection of the driver's, in autocommit."""
         import pymysql
 
         return pymysql.connect(
-            host="127.0.0.1", port=self.port, user="root", database=database,
+            host="127.0.0.1", port=self.port, user="root", database=database or None,
             autocommit=True, connect_timeout=5, ssl_disabled=True, **options,
         )  # fmt: skip
 
-    def query(self, statement: str, database: str | None = None) -> list[Any]:
+    def query(self, statement: str, database: str = "") -> list[Any]:
         """Run one statement as root; rows as tuples."""
         with self.connect(database) as connection, connection.cursor() as cursor:
             cursor.execute(statement)
             return list(cursor.fetchall())
+
+    def add_user(self, name: str, password: str) -> None:
+        """An account that has to log in by its password, and may do nothing."""
+        import pymysql
+
+        quoted = pymysql.converters.escape_string(password)
+        self.query(f"CREATE USER {name}@'%' IDENTIFIED BY '{quoted}'")
 
     def ready(self) -> bool:
         import pymysql
