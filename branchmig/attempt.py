@@ -165,10 +165,8 @@ class Work(NoHooks):
             what = f"the revision {self._running} failed half way, journaled to go on from there"
         elif self.strategy.classify(root(error)) is FailureKind.UNREACHABLE:
             # Even a COMMIT may have reached the server, and only its answer got lost.
-            what = (
-                f"the connection was lost in the revision {self._running}, which has landed as a "
-            )
-            what += "whole or not at all"
+            lost = f"the connection was lost in the revision {self._running}"
+            what = f"{lost}, and the next run sees whether it landed"
         elif self._kept:
             what = f"the revision {self._running} failed half way, and what it had committed stays"
         else:

@@ -32,7 +32,8 @@ def parsed(url: str, driver: str) -> URL:
 def refuse_second(engine: sa.Engine) -> None:
     """From now on whoever asks an engine for another connection gets SecondConnection.
 
-    Once the first was lost that is BranchUnreachable: SQLAlchemy itself asks, to replace it. To be called before other listeners of do_connect: the first that opens one ends their turn.
+    Once the first was lost that is BranchUnreachable: SQLAlchemy itself asks, to replace it. To be
+    called before other listeners of do_connect: the first that opens one ends their turn.
     """
     opened: list[bool] = []
     lost: list[bool] = []
