@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from office import Office
 from processes import Family
-from servers import MISSING, Mariadb, Postgresql, own
+from servers import MISSING, Mariadb, Postgresql, private
 
 from branchmig import masking
 
@@ -77,14 +77,14 @@ def family(office: Office) -> Iterator[Family]:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Postgresql]:
     """A PostgreSQL server of our own; databases in it are the tests' to make."""
-    with own(Postgresql) as server:
+    with private(Postgresql) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[Mariadb]:
     """A MariaDB server of our own; databases in it are the tests' to make."""
-    with own(Mariadb) as server:
+    with private(Mariadb) as server:
         yield server
 
 

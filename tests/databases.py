@@ -6,12 +6,19 @@ A database knows what of its engine the contract cannot say in SQL that all of t
 from __future__ import annotations
 
 import sqlite3
+import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import pytest
+from servers import Mariadb, Postgresql, Server
+
 from branchmig.model import Provider
+from branchmig.providers import Limits
+from branchmig.providers.mysql import MysqlStrategy
+from branchmig.providers.postgresql import PostgresqlStrategy
 
 
 class Database(Protocol):
@@ -50,4 +57,51 @@ class SqliteDatabase:
             yield
 
 
-DATABASES = {Provider.SQLITE: SqliteDatabase}
+class _ServerDatabase:
+    """A database of a server that the whole session of tests shares."""
+
+    def __init__(self, server: Server, strategy: type[MysqlStrategy | PostgresqlStrategy]) -> None:
+        self.name = f"s_{uuid.uuid4().hex}"
+        self.server = server
+        self.url = server.url(self.name)
+        self._strategy = strategy
+
+    def execute(self, *statements: str) -> list[Any]:
+        with closing(self.server.connect(self.name)) as connection, connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+            return list(cursor.fetchall()) if cursor.description else []
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Another migrator is at work."""
+        strategy = self._strategy(Limits(), Path())
+        with strategy.connect(self.url) as connection, strategy.lock(connection):
+            yield
+
+
+class PostgresqlDatabase(_ServerDatabase):
+    provider = Provider.POSTGRESQL
+    endless = "SELECT pg_sleep(60)"
+
+    def __init__(self, server: Postgresql) -> None:
+        super().__init__(server, PostgresqlStrategy)
+
+
+class MariadbDatabase(_ServerDatabase):
+    provider = Provider.MYSQL
+    endless = "SELECT SLEEP(60) FROM seq_1_to_2"
+
+    def __init__(self, server: Mariadb) -> None:
+        super().__init__(server, MysqlStrategy)
+
+
+def database(engine: str, request: pytest.FixtureRequest) -> Database:
+    """A database of an engine of ENGINES that is not there yet."""
+    if engine == "sqlite":
+        return SqliteDatabase(request.getfixturevalue("tmp_path"))
+    server = request.getfixturevalue(engine)
+    return PostgresqlDatabase(server) if engine == "postgresql" else MariadbDatabase(server)
+
+
+ENGINES = ("sqlite", "postgresql", "mariadb")

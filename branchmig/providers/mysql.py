@@ -58,6 +58,8 @@ _KEEPALIVE = {
 
 _FLAGS = ("ssl_disabled", "ssl_verify_cert", "ssl_verify_identity")
 
+_NO_ANSWER = 2013
+
 _BUSY, _TRANSIENT = FailureKind.BUSY, FailureKind.TRANSIENT
 _UNREACHABLE, _PERMANENT = FailureKind.UNREACHABLE, FailureKind.PERMANENT
 
@@ -217,7 +219,11 @@ class MysqlStrategy:
             autocommit=True,
             client_flag=options.get("client_flag", 0) | _MULTI_STATEMENTS,
         )
-        return self._open(dialect, None, arguments, options)
+        driver = self._open(dialect, None, arguments, options) or dialect.connect(
+            *arguments, **options
+        )
+        self._be_patient(driver, False)
+        return driver
 
     def _looked(self, cursor: Any, version_table: VersionTable) -> Snapshot:
         """In one round trip, if there is a version table and no journal."""
@@ -350,9 +356,9 @@ class MysqlStrategy:
         options.setdefault("charset", "utf8mb4")
         if dialect.driver != "pymysql":
             return None
-        seconds = self._limits.connect_timeout + self._limits.lock_timeout
+        seconds = self._limits.connect_timeout
         options.setdefault("read_timeout", seconds)
-        options.setdefault("write_timeout", max(60, seconds))
+        options.setdefault("write_timeout", max(60, seconds + self._limits.lock_timeout))
         for flag in _FLAGS:
             if flag in options:
                 options[flag] = str(options[flag]).lower() in ("1", "true", "yes", "on")
@@ -364,6 +370,12 @@ class MysqlStrategy:
             return _sharing_tls(module.connections.Connection, self._contexts)(
                 *arguments, **options
             )
+        except module.err.OperationalError as error:
+            if error.args[0] != _NO_ANSWER:
+                raise
+            raise module.err.OperationalError(
+                2003, f"no answer to the login: {error.args[1]}"
+            ) from None
         except RuntimeError as error:
             # The driver leaves RSA, which some ways of logging in need without TLS, to a package.
             raise DriverMissing(
@@ -393,17 +405,23 @@ class MysqlStrategy:
 
     def _limit(self, driver: Any, read_only: bool, *, patient: bool = False) -> None:
         """Session settings of every connection; `patient`: a statement may run for hours."""
-        limits = self._limits
         with closing(driver.cursor()) as cursor:
             cursor.execute(self._settings(driver))
             if read_only:
                 cursor.execute("SET SESSION TRANSACTION READ ONLY")
         _keep_alive(driver)
-        if patient and hasattr(driver, "_read_timeout"):
-            # The driver's limit on reading was for the login; it would cut off a long ALTER.
-            margin = limits.connect_timeout + limits.lock_timeout
-            time_limit = limits.statement_timeout + margin if limits.statement_timeout else None
-            driver._read_timeout = time_limit
+        self._be_patient(driver, patient)
+
+    def _be_patient(self, driver: Any, patient: bool) -> None:
+        """The driver's limit on reading was for the login; a statement may wait for a lock, and a
+        long ALTER must not be cut off."""
+        limits = self._limits
+        if not hasattr(driver, "_read_timeout"):
+            return
+        margin = limits.connect_timeout + limits.lock_timeout
+        unlimited = patient and not limits.statement_timeout
+        given = limits.statement_timeout if patient else 0
+        driver._read_timeout = None if unlimited else margin + given
 
     def _settings(self, driver: Any) -> str:
         """The statement that gives the session its settings."""
@@ -530,7 +548,10 @@ class MysqlStrategy:
         if isinstance(error, BranchmigError):
             return error
         number = _number(error)
-        said = " ".join(str(cause(error)).split())
+        arguments = cause(error).args
+        # The driver's own text is a tuple's: number and words.
+        said = f"{number}: {arguments[1]}" if number and len(arguments) > 1 else str(cause(error))
+        said = " ".join(said.split())
         kind, sentence, hint = _ERRORS.get(-1 if number is None else number, (_PERMANENT, "", None))
         said = f"{sentence} ({said})" if sentence else said
         text = mask(f"{self._where(url)}: {said}")

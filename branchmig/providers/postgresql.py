@@ -7,6 +7,7 @@ connection has truly ended, which may be later than the client's death: a statem
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -67,13 +68,29 @@ _KINDS = {
     "57P01": FailureKind.UNREACHABLE,  # admin_shutdown
     "57P02": FailureKind.UNREACHABLE,  # crash_shutdown
     "57P03": FailureKind.UNREACHABLE,  # cannot_connect_now
+    "28P01": FailureKind.UNREACHABLE,  # invalid_password
+    "28000": FailureKind.UNREACHABLE,  # invalid_authorization_specification
 }
 """By SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
 
+_SPOKEN = (
+    (r'database ".*" does not exist', "3D000"),
+    (r"too many clients|too many connections|connection slots are reserved", "53300"),
+    (r"the database system is", "57P03"),
+    (r"password authentication failed|no password supplied", "28P01"),
+    (r'role ".*" does not exist|not permitted to log in|pg_hba\.conf', "28000"),
+    (r"permission denied", "42501"),
+    (r"certificate|SSL|TLS", "TLS"),
+    (r"connection failed|connection timeout expired|failed to resolve host", "08001"),
+)
+"""A connection that failed carries no SQLSTATE, only the server's words; the first that fit."""
+
 _SENTENCES = {
+    "08001": ("the server cannot be reached", "look at host, port, network and the server"),
+    "TLS": ("TLS could not be agreed on", "look at sslmode, sslrootcert and the server's TLS"),
     "3D000": ("the database does not exist", "create it, or let branchmig: create_databases"),
-    "28P01": ("the password is wrong", "mend the branch's URL"),
-    "28000": ("the login is refused", "look at pg_hba.conf and the branch's URL"),
+    "28P01": ("the login is refused", "look at user, password and pg_hba.conf"),
+    "28000": ("the login is refused", "look at user, password and pg_hba.conf"),
     "42501": ("the account lacks a right", "grant what the message names"),
     "25006": ("the server is read-only", "is it a replica? Name the primary in the branch's URL"),
     "53100": ("the server's disk is full", "free some space; the revision was rolled back"),
@@ -299,8 +316,10 @@ class PostgresqlStrategy:
             "lock_timeout": f"{round(self._limits.lock_timeout * 1000)}ms",
             "statement_timeout": f"{round(self._limits.statement_timeout * 1000)}ms",
             "idle_in_transaction_session_timeout": "0",
-            "default_transaction_read_only": "on" if read_only else "off",
         }
+        if read_only:
+            # Otherwise as the server has it: whoever froze a database or an account meant it.
+            settings["default_transaction_read_only"] = "on"
         return "; ".join(f"SET {name} = '{value}'" for name, value in settings.items())
 
     # The lock ---------------------------------------------------------------------------------
@@ -404,7 +423,7 @@ class PostgresqlStrategy:
         if isinstance(error, BranchUnreachable):
             return FailureKind.UNREACHABLE
         state = _state(error)
-        if state is None and self.is_own(cause(error)) and _lost(error):
+        if state in (None, "TLS") and self.is_own(cause(error)) and _lost(error):
             return FailureKind.UNREACHABLE
         if state and state.startswith("08"):
             return FailureKind.UNREACHABLE
@@ -416,8 +435,6 @@ class PostgresqlStrategy:
         state = _state(error)
         said = " ".join(str(cause(error)).split())
         where = f"{self._url(url).host or 'the local server'}/{self._url(url).database}"
-        if state is None and "does not exist" in said and "database" in said:
-            state = "3D000"  # a failed connect carries no SQLSTATE
         sentence, hint = _SENTENCES.get(state or "", (None, None))
         text = mask(f"{where}: {sentence} ({said})" if sentence else f"{where}: {said}")
         if state == "3D000":
@@ -425,8 +442,8 @@ class PostgresqlStrategy:
         kind = self.classify(error)
         if kind is FailureKind.BUSY:
             return BranchBusy(text, hint)
-        if kind is FailureKind.UNREACHABLE or state in ("28P01", "28000"):
-            return BranchUnreachable(text, hint or "look at host, port, network and the server")
+        if kind is FailureKind.UNREACHABLE:
+            return BranchUnreachable(text, hint or "look at network, proxies and the server's log")
         return (BranchUnusable if sentence else ProviderError)(text, hint)
 
 
@@ -477,7 +494,10 @@ def _quoted(name: str) -> str:
 
 def _state(error: BaseException) -> str | None:
     own = cause(error)
-    return getattr(own, "sqlstate", None) or getattr(own, "pgcode", None)
+    state = getattr(own, "sqlstate", None) or getattr(own, "pgcode", None)
+    if state is None and type(own).__name__ in ("OperationalError", "ConnectionTimeout"):
+        state = next((state for words, state in _SPOKEN if re.search(words, str(own))), None)
+    return state
 
 
 def _lost(error: BaseException) -> bool:

@@ -53,6 +53,7 @@ OUTCOME = BRANCH | {
     "status": Matching("Pending|InProgress|Completed|Failed|RequiresManualIntervention"),
     "appliedMigrations": [str],
     "errorMessage": TEXT_OR_NULL,
+    "errorType": TEXT_OR_NULL,
     "hint": TEXT_OR_NULL,
     "warnings": [str],
     "duration": DURATION,
