@@ -6,10 +6,12 @@ A database knows what of its engine the contract cannot say in SQL that all of t
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
+
+import sqlserver
 
 from branchmig.model import Provider
 
@@ -27,6 +29,9 @@ class Database(Protocol):
 
     def hold(self) -> Any:
         """A context in which another session holds what a migration needs."""
+
+    def drop(self) -> None:
+        """Leave nothing behind on a server."""
 
 
 class SqliteDatabase:
@@ -49,5 +54,12 @@ class SqliteDatabase:
             connection.execute("BEGIN IMMEDIATE")
             yield
 
+    def drop(self) -> None:
+        """It goes with the test's folder."""
 
-DATABASES = {Provider.SQLITE: SqliteDatabase}
+
+DATABASES: dict[str, Callable[[Path], Database]] = {
+    "sqlite": SqliteDatabase,
+    "sqlserver-microsoft": sqlserver.on_microsoft,
+    "sqlserver-freetds": sqlserver.on_freetds,
+}

@@ -150,8 +150,7 @@ class SqlserverStrategy:
     @contextmanager
     def connect(self, url: str) -> Iterator[sa.Connection]:
         session = Session()
-        engine = self._engine(url, poolclass=NullPool, execution_options={OPTION: session})
-        session.attend(engine)
+        engine = self._engine(url, session, poolclass=NullPool, execution_options={OPTION: session})
         self._limit_all(engine, math.ceil(self._limits.statement_timeout))
         with ExitStack() as stack:
             try:
@@ -173,7 +172,7 @@ class SqlserverStrategy:
             self._on_server(there, f"DROP DATABASE {_quoted(name)}", (errors.IN_USE,), ())
 
     def engine(self, url: str) -> sa.Engine:
-        engine = self._engine(url, alone=False)
+        engine = self._engine(url)
         distrust(engine)
         self._limit_all(engine, self._short)
         return engine
@@ -193,7 +192,8 @@ class SqlserverStrategy:
         """Seconds that a statement of ours may take, as opposed to one of a revision."""
         return math.ceil(self._limits.connect_timeout + self._limits.lock_timeout)
 
-    def _engine(self, url: str, *, alone: bool = True, **options: Any) -> sa.Engine:
+    def _engine(self, url: str, session: Session | None = None, **options: Any) -> sa.Engine:
+        """`session`: the engine is for this one alone, and for no second connection."""
         module = load_odbc()
         given = address(url)
         driver = driver_of(given)
@@ -205,7 +205,8 @@ class SqlserverStrategy:
             module=module,
             **options,
         )
-        if alone:
+        if session is not None:
+            session.attend(engine)
             refuse_second(engine)
         sa.event.listen(engine, "do_connect", self._open)
         return engine

@@ -92,28 +92,42 @@ class Session:
         return found
 
     def attend(self, engine: sa.Engine) -> None:
-        """Watch over everything that is sent through an engine."""
-        distrust(engine, self._failed)
-        sa.event.listen(engine, "before_execute", self._refuse)
+        """Watch over everything that is sent through an engine. To be called before any other
+        listener of do_connect: a connection that broke is not replaced by anybody."""
+        sa.event.listen(engine, "handle_error", self._failed)
         sa.event.listen(engine, "before_cursor_execute", self._sending)
+        sa.event.listen(engine, "commit", self._committing)
+        sa.event.listen(engine, "rollback", self._give_up)
+        sa.event.listen(engine, "do_connect", self._refuse)
 
     @property
     def is_broken(self) -> bool:
-        """Whether the connection had an error and is gone."""
+        """Whether the connection had an error and is of no more use."""
         return self._first is not None
 
     def _failed(self, context: Any) -> None:
-        if self._first is None:
-            self._first = context.sqlalchemy_exception or context.original_exception
+        if self._first is None and _is_drivers(context):
+            self._first = context.original_exception
             self._look_behind(context.connection)
 
+    def _sending(self, _: sa.Connection, cursor: Any, *__: Any) -> None:
+        self._refuse()
+        self._cursor = cursor
+
     def _refuse(self, *_: Any) -> None:
-        """A revision that swallows an error must not go on: the first one is what is told."""
+        """A revision that swallows an error cannot go on; what it is told is that error again."""
         if self._first is not None:
             raise self._first
 
-    def _sending(self, _: sa.Connection, cursor: Any, *__: Any) -> None:
-        self._cursor = cursor
+    def _committing(self, connection: sa.Connection) -> None:
+        self._give_up(connection)
+        self._refuse()
+
+    def _give_up(self, connection: sa.Connection) -> None:
+        """Nobody rolls back what the server has: FreeTDS complains of it, which hides the error,
+        and can be left in autocommit."""
+        if self._first is not None and not connection.invalidated:
+            connection.invalidate(self._first)
 
     def interrupt(self) -> None:
         """Cancel the statement that runs; from another thread."""
@@ -144,7 +158,7 @@ class Session:
 
     def end_failed_watch(self, connection: sa.Connection) -> str | None:
         """The same after a revision has raised; rolls back, and gives the connection up."""
-        if not connection.invalidated:
+        if not self.is_broken:
             self._look_behind(connection)
         self._watching = False
         return self._kept
@@ -164,24 +178,21 @@ class Session:
             self._kept = "COMMIT" if marked else None
 
 
-def distrust(engine: sa.Engine, told: Any = None) -> None:
-    """Give a connection up at its first error; `told` is called with it before that.
-
-    A ROLLBACK that finds no transaction raises with FreeTDS, hides the first error and can leave
-    the connection in autocommit.
-    """
+def distrust(engine: sa.Engine) -> None:
+    """Have each connection of a pool given up at its first error, instead of rolled back."""
 
     def failed(context: Any) -> None:
-        if context.connection is None or not isinstance(
-            context.original_exception, context.dialect.loaded_dbapi.Error
-        ):
-            return
-        if told is not None:
-            told(context)
-        context.is_disconnect = True
-        context.invalidate_pool_on_disconnect = False
+        if _is_drivers(context):
+            context.is_disconnect = True
+            context.invalidate_pool_on_disconnect = False
 
     sa.event.listen(engine, "handle_error", failed)
+
+
+def _is_drivers(context: Any) -> bool:
+    """Whether an error comes from a connection that there is, not from the attempt to open one."""
+    error = context.original_exception
+    return context.connection is not None and isinstance(error, context.dialect.loaded_dbapi.Error)
 
 
 # The session lock -------------------------------------------------------------------------------

@@ -29,9 +29,11 @@ VERSIONS = "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMA
 
 
 @pytest.fixture(params=list(DATABASES))
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """A branch database that is not there yet."""
-    return DATABASES[request.param](tmp_path)
+    database = DATABASES[request.param](tmp_path)
+    yield database
+    database.drop()
 
 
 @pytest.fixture
@@ -233,17 +235,20 @@ def test_a_failing_revision_leaves_nothing_where_ddl_is_transactional(
 ) -> None:
     history = history_of("fails_midway", strategy)
     transactional = strategy.capabilities.transactional_ddl
-    with strategy.connect(made.url) as connection, strategy.lock(connection):
-        with pytest.raises(sa.exc.DBAPIError):
-            run(
-                history,
-                connection,
-                history.steps((), "head"),
-                NoHooks(),
-                transactional_ddl=transactional,
-            )
-        found = strategy.read(connection, TABLE)
-    assert strategy.inspect(made.url, TABLE) == found
+    with (
+        pytest.raises(sa.exc.DBAPIError),
+        strategy.connect(made.url) as connection,
+        strategy.lock(connection),
+    ):
+        run(
+            history,
+            connection,
+            history.steps((), "head"),
+            NoHooks(),
+            transactional_ddl=transactional,
+        )
+    # Not by that connection: after an error an engine may give it up.
+    found = strategy.inspect(made.url, TABLE)
     assert found.heads == ("f1",)
     assert ("half" not in found.tables) is transactional
 
