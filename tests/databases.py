@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+import sqlserver
 from servers import Mariadb, Postgresql, Server
 
 from branchmig.model import Provider
@@ -35,6 +36,9 @@ class Database(Protocol):
     def hold(self) -> Any:
         """A context in which another session holds what a migration needs."""
 
+    def drop(self) -> None:
+        """Leave nothing behind on a server."""
+
 
 class SqliteDatabase:
     """A file in a folder of the test."""
@@ -55,6 +59,9 @@ class SqliteDatabase:
         with closing(sqlite3.connect(self.file, isolation_level=None)) as connection:
             connection.execute("BEGIN IMMEDIATE")
             yield
+
+    def drop(self) -> None:
+        """It goes with the test's folder."""
 
 
 class _ServerDatabase:
@@ -79,6 +86,9 @@ class _ServerDatabase:
         with strategy.connect(self.url) as connection, strategy.lock(connection):
             yield
 
+    def drop(self) -> None:
+        """It goes with the server."""
+
 
 class PostgresqlDatabase(_ServerDatabase):
     provider = Provider.POSTGRESQL
@@ -96,12 +106,20 @@ class MariadbDatabase(_ServerDatabase):
         super().__init__(server, MysqlStrategy)
 
 
+ENGINES = ("sqlite", "postgresql", "mariadb", "sqlserver-microsoft", "sqlserver-freetds")
+
+
 def database(engine: str, request: pytest.FixtureRequest) -> Database:
     """A database of an engine of ENGINES that is not there yet."""
-    if engine == "sqlite":
-        return SqliteDatabase(request.getfixturevalue("tmp_path"))
-    server = request.getfixturevalue(engine)
-    return PostgresqlDatabase(server) if engine == "postgresql" else MariadbDatabase(server)
-
-
-ENGINES = ("sqlite", "postgresql", "mariadb")
+    folder: Path = request.getfixturevalue("tmp_path")
+    match engine:
+        case "sqlite":
+            return SqliteDatabase(folder)
+        case "postgresql":
+            return PostgresqlDatabase(request.getfixturevalue(engine))
+        case "mariadb":
+            return MariadbDatabase(request.getfixturevalue(engine))
+        case "sqlserver-microsoft":
+            return sqlserver.on_microsoft(folder)
+        case _:
+            return sqlserver.on_freetds(folder)

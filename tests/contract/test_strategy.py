@@ -36,9 +36,11 @@ VERSIONS = "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMA
 
 
 @pytest.fixture(params=ENGINES)
-def database(request: pytest.FixtureRequest) -> Database:
+def database(request: pytest.FixtureRequest) -> Iterator[Database]:
     """A branch database that is not there yet."""
-    return databases.database(request.param, request)
+    database = databases.database(request.param, request)
+    yield database
+    database.drop()
 
 
 @pytest.fixture
@@ -240,17 +242,20 @@ def test_a_failing_revision_leaves_nothing_where_ddl_is_transactional(
 ) -> None:
     history = history_of("fails_midway", strategy)
     transactional = strategy.capabilities.transactional_ddl
-    with strategy.connect(made.url) as connection, strategy.lock(connection):
-        with pytest.raises(sa.exc.DBAPIError):
-            run(
-                history,
-                connection,
-                history.steps((), "head"),
-                NoHooks(),
-                transactional_ddl=transactional,
-            )
-        found = strategy.read(connection, TABLE)
-    assert strategy.inspect(made.url, TABLE) == found
+    with (
+        pytest.raises(sa.exc.DBAPIError),
+        strategy.connect(made.url) as connection,
+        strategy.lock(connection),
+    ):
+        run(
+            history,
+            connection,
+            history.steps((), "head"),
+            NoHooks(),
+            transactional_ddl=transactional,
+        )
+    # Not by that connection: after an error an engine may give it up.
+    found = strategy.inspect(made.url, TABLE)
     assert found.heads == ("f1",)
     assert ("half" not in found.tables) is transactional
 

@@ -17,7 +17,7 @@ import pytest
 from lab import Lab
 from office import Office
 from processes import Family, until
-from servers import Mariadb, Postgresql, Server
+from servers import Mariadb, Postgresql, Server, private
 
 HEAD = "r3"
 BRANCHES = 3
