@@ -80,6 +80,7 @@ _SENTENCES = {
     "3D000": ("the database does not exist", "create it, or let branchmig: create_databases"),
     "28P01": ("the login is refused", "look at user, password and pg_hba.conf"),
     "28000": ("the login is refused", "look at user, password and pg_hba.conf"),
+    "3F000": ("the account lacks a right on its schema", "grant USAGE, and CREATE to migrate"),
     "42501": ("the account lacks a right", "grant what the message names"),
     "25006": ("the server is read-only", "is it a replica? Name the primary in the branch's URL"),
     "53100": ("the server's disk is full", "free some space; the revision was rolled back"),
@@ -151,9 +152,16 @@ class PostgresqlStrategy:
             found = connection.exec_driver_sql("SELECT to_regclass(%s)", (name,)).scalar()
             tables.discard(version_table.name)
             if found is None:
+                self._require_schema(connection)
                 return Snapshot(exists=True, versioned=False, tables=frozenset(tables))
             rows = connection.exec_driver_sql(f"SELECT version_num FROM {name}").scalars()
             return Snapshot(True, True, tuple(sorted(rows)), frozenset(tables))
+
+    def _require_schema(self, connection: sa.Connection) -> None:
+        """Who may not use the schema sees nothing in it; that must not pass for an empty one."""
+        if connection.exec_driver_sql("SELECT current_schema()").scalar() is None:
+            sentence, hint = _SENTENCES["3F000"]
+            raise BranchUnusable(f"{connection.engine.url.database}: {sentence}", hint)
 
     def schema(self, connection: sa.Connection) -> dict[str, frozenset[str]]:
         with own_transaction(connection):
