@@ -91,6 +91,7 @@ _SENTENCES = {
     "3D000": ("the database does not exist", "create it, or let branchmig: create_databases"),
     "28P01": ("the login is refused", "look at user, password and pg_hba.conf"),
     "28000": ("the login is refused", "look at user, password and pg_hba.conf"),
+    "3F000": ("the account lacks a right on its schema", "grant USAGE, and CREATE to migrate"),
     "42501": ("the account lacks a right", "grant what the message names"),
     "25006": ("the server is read-only", "is it a replica? Name the primary in the branch's URL"),
     "53100": ("the server's disk is full", "free some space; the revision was rolled back"),
@@ -162,6 +163,8 @@ class PostgresqlStrategy:
         except Exception as error:
             if _state(error) != "42P01":  # undefined_table
                 raise
+            cursor.execute("SELECT current_schema(), current_database()")
+            _require_schema(*cursor.fetchone())
             cursor.execute(f"{limits}; {_TABLES}")
             versioned = False
         # The last answer counts; a driver that gives no other has none to step over.
@@ -204,6 +207,8 @@ class PostgresqlStrategy:
             unfinished = journaled and bool(_ask(connection, _IN_JOURNAL))
             others = frozenset(tables - {version_table.name, JOURNAL})
             if not any(is_version and found for is_version, found in rows):
+                ((schema,),) = _ask(connection, "SELECT current_schema()")
+                _require_schema(schema, str(connection.engine.url.database))
                 return Snapshot(True, False, (), others, journaled, unfinished)
             heads = (row[0] for row in _ask(connection, f"SELECT version_num FROM {name}"))
             return Snapshot(True, True, tuple(sorted(heads)), others, journaled, unfinished)
@@ -445,6 +450,13 @@ class PostgresqlStrategy:
         if kind is FailureKind.UNREACHABLE:
             return BranchUnreachable(text, hint or "look at network, proxies and the server's log")
         return (BranchUnusable if sentence else ProviderError)(text, hint)
+
+
+def _require_schema(schema: str | None, database: str) -> None:
+    """Who may not use the schema sees nothing in it; that must not pass for an empty one."""
+    if schema is None:
+        sentence, hint = _SENTENCES["3F000"]
+        raise BranchUnusable(f"{database}: {sentence}", hint)
 
 
 def _keeps_journal(connection: sa.Connection) -> bool:
