@@ -1,11 +1,14 @@
 """What branchmig costs, next to others that do the same work in the same minutes.
 
     python -m bench                 all comparisons
+    python -m bench --only mariadb  one of help, sqlite, postgresql, mariadb
     python -m bench --profile       where the time of an attempt goes, function by function
 
-Every figure is CPU time, user and system, of whole process trees: the clock on the wall would tell
-of the disk and of who else is on the machine. All sides take turns within one run and medians are
-compared, so the RATIOS hold from machine to machine; the milliseconds are for orientation.
+On SQLite every figure is CPU time, user and system, of whole process trees: the clock on the wall
+would tell of the disk and of who else is on the machine. On PostgreSQL and MariaDB it is wall time,
+because most of the work is the server's (`engines.py`). All sides take turns within one run and
+medians are compared, so the RATIOS hold from machine to machine; the milliseconds are for
+orientation.
 
 `--help`        the whole program next to the least that a Typer program can be (`minimal.py`).
 from empty      a new database is brought through all revisions of the reference history.
@@ -24,18 +27,22 @@ import cProfile
 import pstats
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from . import sides
+from . import engines, sides
 from .meter import adopt_orphans, cpu
 from .sides import JOBS, Branchmig, Office, Raw, Side
+
+PARTS = ("help", "sqlite", *engines.ENGINES)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.split("\n")[0])
     parser.add_argument("--branches", type=int, default=200, help="branches of branchmig's fleet")
     parser.add_argument("--rounds", type=int, default=5, help="how often each side is measured")
+    parser.add_argument("--only", choices=PARTS, action="append", help="leave out the others")
     parser.add_argument("--profile", action="store_true", help="show where an attempt's time goes")
     given = parser.parse_args()
     adopt_orphans()
@@ -43,8 +50,22 @@ def main() -> None:
         if given.profile:
             profile(Path(folder), given.branches)
         else:
-            compare_help(Path(folder), 4 * given.rounds)
-            compare_branches(Path(folder), given.branches, given.rounds)
+            compare(Path(folder), given.only or PARTS, given.branches, given.rounds)
+
+
+def compare(folder: Path, parts: Sequence[str], branches: int, rounds: int) -> None:
+    if "help" in parts:
+        compare_help(folder, 4 * rounds)
+    if "sqlite" in parts:
+        compare_branches(folder, branches, rounds)
+    for part in parts:
+        if part in engines.ENGINES:
+            print()
+            costs = engines.compare(part, folder, rounds)
+            if isinstance(costs, str):
+                print(costs)
+            else:
+                show(f"one {part} branch", "wall", costs)
 
 
 def compare_help(folder: Path, rounds: int) -> None:
@@ -79,18 +100,18 @@ def compare_branches(folder: Path, branches: int, rounds: int) -> None:
         name: {job: median(measured[job] for measured in each) for job in JOBS}
         for name, each in used.items()
     }
-    show(costs)
+    show("one SQLite branch", "CPU", costs)
 
 
-def show(costs: dict[str, dict[str, float]]) -> None:
+def show(title: str, clock: str, costs: dict[str, dict[str, float]]) -> None:
     """The ratios to branchmig, the first side, and beneath them milliseconds."""
     (ours, own), *others = costs.items()
     width = max(map(len, costs)) + len(ours) + 4
-    print(f"{'one SQLite branch':{width}}" + "".join(f"{job:>16}" for job in JOBS))
+    print(f"{title:{width}}" + "".join(f"{job:>16}" for job in JOBS))
     for name, cost in others:
         ratios = "".join(f"{own[job] / cost[job]:>16.2f}" for job in JOBS)
         print(f"{f'{ours} / {name}':{width}}{ratios}")
-    print("CPU ms, for orientation")
+    print(f"{clock} ms, for orientation")
     for name, cost in costs.items():
         print(f"{f'  {name}':{width}}" + "".join(f"{cost[job] * 1000:>16.2f}" for job in JOBS))
 

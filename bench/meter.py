@@ -1,4 +1,4 @@
-"""CPU time of a command with everything that it starts."""
+"""CPU time of a command with everything that it starts, and its wall time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import os
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -50,6 +51,27 @@ def cpu(command: Sequence[str | Path], folder: Path, **environ: str) -> float:
             output.seek(0)
             raise RuntimeError(f"{command}: {process.returncode}\n{output.read().decode()}")
     return used
+
+
+def wall(command: Sequence[str | Path], folder: Path, **environ: str) -> float:
+    """Run a command to its end; seconds by the clock on the wall.
+
+    Raises RuntimeError with its output where the command fails.
+    """
+    started = time.perf_counter()
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=folder,
+        env=_environment(environ),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    took = time.perf_counter() - started
+    if done.returncode:
+        raise RuntimeError(f"{command}: {done.returncode}\n{done.stdout.decode()}")
+    return took
 
 
 def _environment(given: Mapping[str, str]) -> dict[str, str]:

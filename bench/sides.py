@@ -30,6 +30,9 @@ DBMATE_VERSION = "2.36.0"
 _FEW = 20
 """Branches enough to have every worker started and every cache filled."""
 
+Meter = Callable[..., float]
+"""`cpu` or `wall`."""
+
 EMPTY, ONE, UNCHANGED = JOBS = ("from empty", "one revision", "unchanged")
 
 
@@ -57,34 +60,45 @@ class Side(Protocol):
 
 
 class Office:
-    """A folder with settings, HeadOffice and branches that have no database yet."""
+    """A folder with settings, HeadOffice and branches that have no database yet.
 
-    def __init__(self, folder: Path) -> None:
+    `meter`: how its runs are measured.
+    """
+
+    def __init__(self, folder: Path, meter: Meter = cpu) -> None:
         self.folder = folder
+        self._meter = meter
 
     @classmethod
-    def make(cls, folder: Path, branches: int) -> Office:
+    def make(cls, folder: Path, urls: int | Sequence[str], meter: Meter = cpu) -> Office:
+        """`urls` of its branches, or how many SQLite branches it has."""
+        if isinstance(urls, int):
+            urls = [f"sqlite:///branches/br{n:05}.db" for n in range(urls)]
         folder.mkdir(parents=True)
         (folder / "branchmig.toml").touch(0o640)
-        rows = [f"BR{n:05},sqlite:///branches/br{n:05}.db" for n in range(branches)]
+        rows = [f"BR{n:05},{url}" for n, url in enumerate(urls)]
         (folder / "branches.csv").write_text("\n".join(["code,url", *rows, ""]))
-        office = cls(folder)
+        office = cls(folder, meter)
         office.run("init")
         office.run("branch", "import", "branches.csv")
         return office
 
     def copy(self, folder: Path) -> Office:
-        return Office(shutil.copytree(self.folder, folder))
+        return Office(shutil.copytree(self.folder, folder), self._meter)
 
     def run(self, *arguments: str) -> float:
-        """CPU seconds of `branchmig` with these arguments, worker processes included."""
+        """Seconds of `branchmig` with these arguments, worker processes included."""
         settings = str(self.folder / "branchmig.toml")
-        return cpu([BRANCHMIG, *arguments], self.folder, BRANCHMIG_CONFIG=settings)
+        return self._meter([BRANCHMIG, *arguments], self.folder, BRANCHMIG_CONFIG=settings)
 
 
 def reference_history(folder: Path) -> list[Revision]:
-    """The reference history as SQL, from `branchmig plan`."""
-    office = Office.make(folder, 1)
+    """The reference history as SQL for SQLite."""
+    return planned(Office.make(folder, 1))
+
+
+def planned(office: Office) -> list[Revision]:
+    """The reference history as SQL for the first branch of an office, from `branchmig plan`."""
     plan = subprocess.run(
         [BRANCHMIG, "--config", "branchmig.toml", "plan", "BR00000", "--sql", "--json"],
         cwd=office.folder,
@@ -172,16 +186,10 @@ def alembic(branches: int, history: Sequence[Revision]) -> Single:
 
 def dbmate(branches: int, folder: Path, history: Sequence[Revision]) -> Single | None:
     """`dbmate up` over the same revisions as .sql files; None where it cannot be had."""
-    program = _dbmate_program()
+    program = dbmate_program()
     if program is None:
         return None
-    for name, revisions in (("all", history), ("before", history[:-1])):
-        (folder / name).mkdir(parents=True)
-        for number, revision in enumerate(revisions, 1):
-            text = "".join(f"{statement};\n" for statement in revision.statements)
-            (folder / name / f"{number:04}_{revision.id}.sql").write_text(
-                f"-- migrate:up\n{text}\n-- migrate:down\n"
-            )
+    dbmate_files(folder, history)
 
     def up(file: Path, whole: bool) -> float:
         revisions = folder / ("all" if whole else "before")
@@ -191,7 +199,19 @@ def dbmate(branches: int, folder: Path, history: Sequence[Revision]) -> Single |
     return Single("dbmate up", branches, up)
 
 
-def _dbmate_program() -> Path | None:
+def dbmate_files(folder: Path, history: Sequence[Revision]) -> None:
+    """The revisions as .sql files: in `all` every one, in `before` those before the last."""
+    for name, revisions in (("all", history), ("before", history[:-1])):
+        (folder / name).mkdir(parents=True)
+        for number, revision in enumerate(revisions, 1):
+            text = "".join(f"{statement};\n" for statement in revision.statements)
+            (folder / name / f"{number:04}_{revision.id}.sql").write_text(
+                f"-- migrate:up\n{text}\n-- migrate:down\n"
+            )
+
+
+def dbmate_program() -> Path | None:
+    """Fetched from its own npm package when first asked for; None where it cannot be had."""
     program = CACHE / "node_modules" / DBMATE / "bin" / "dbmate"
     npm = shutil.which("npm")
     if not program.exists() and npm:

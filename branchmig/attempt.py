@@ -18,6 +18,7 @@ from .config import Settings
 from .errors import (
     BranchBusy,
     BranchmigError,
+    BranchUnreachable,
     DatabaseMissing,
     DatabaseVanished,
     LeaseLost,
@@ -112,6 +113,8 @@ class Work(NoHooks):
                     raise _vanished(self.task) from None
                 if not (self.settings.run.create_databases or self.task.create):
                     raise
+                # Asked to stop already, it leaves not so much as a new database behind.
+                self.fence.check_step()
                 self.strategy.create(url)
                 connection = stack.enter_context(self.strategy.connect(url))
             yield connection
@@ -163,6 +166,10 @@ class Work(NoHooks):
             )
         if self._running is None:
             what = "the work after the last revision failed"
+        elif self.strategy.classify(root(error)) is FailureKind.UNREACHABLE:
+            # Even a COMMIT may have reached the server, and only its answer got lost.
+            lost = f"the connection was lost in the revision {self._running}"
+            what = f"{lost}, and the next run sees whether it landed"
         else:
             what = f"the revision {self._running} failed {self.left()}"
         return MigrationFailed(
@@ -333,6 +340,7 @@ def explained(
 
     The parameters of a statement stay out: they are the branch's data.
     """
+    error = _loss(error)
     if isinstance(error, BranchmigError):
         return error
     original = root(error)
@@ -357,8 +365,26 @@ def root(error: BaseException) -> BaseException:
     """The driver's exception, within SQLAlchemy's or beneath one of ours."""
     if isinstance(error, MigrationFailed) and error.__cause__ is not None:
         error = error.__cause__
+    error = _loss(error)
     original = getattr(error, "orig", None)
     return original if isinstance(original, BaseException) else error
+
+
+def _loss(error: BaseException) -> BaseException:
+    """The driver's word for the loss of the connection, where an error only tells of it.
+
+    SQLAlchemy asks for another connection while it cleans up after the loss, and is refused.
+    """
+    if not isinstance(getattr(error, "orig", error), BranchUnreachable):
+        return error
+    chain, seen = [error], set()
+    while chain:
+        link = chain.pop()
+        seen.add(id(link))
+        if isinstance(link, sa.exc.DBAPIError) and link.connection_invalidated:
+            return link
+        chain += [e for e in (link.__cause__, link.__context__) if e and id(e) not in seen]
+    return error
 
 
 def _vanished(task: Task) -> DatabaseVanished:

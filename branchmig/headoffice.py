@@ -81,7 +81,8 @@ def _upgraded(
     )
     history = History.load(source, strategy.scratch_url, online=False)
     url = settings.headoffice.url
-    strategy.create(url)
+    if not snapshot.exists:
+        strategy.create(url)
     with strategy.connect(url) as connection, strategy.lock(connection):
         hooks = _Landed(strategy, connection)
         with hooks.journal.kept():

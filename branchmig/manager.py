@@ -302,6 +302,14 @@ class BranchMigrationManager:
             return done
 
 
+def _unrecorded(previous: BranchState, start: Heads) -> tuple[str, ...]:
+    """What a run that was killed had done, as far as the branch tells: no outcome says it."""
+    if previous.status is not MigrationStatus.IN_PROGRESS or start == previous.heads:
+        return ()
+    was, now = heads_text(previous.heads) or "base", heads_text(start) or "base"
+    return (f"a run that ended without a word had brought it from {was} to {now}",)
+
+
 def skipped(record: Record, reason: SkipReason, detail: str | None = None) -> Outcome:
     """The outcome of a branch that the run left alone."""
     heads = record.state.heads
@@ -337,6 +345,6 @@ def _outcome(
         failure=attempt.failure,
         reason=attempt.skip,
         detail=attempt.reason,
-        warnings=attempt.warnings,
+        warnings=(*_unrecorded(previous, start), *attempt.warnings),
         duration=elapsed,
     )

@@ -6,12 +6,20 @@ A database knows what of its engine the contract cannot say in SQL that all of t
 from __future__ import annotations
 
 import sqlite3
+import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import pytest
+import sqlserver
+from servers import Mariadb, Postgresql, Server
+
 from branchmig.model import Provider
+from branchmig.providers import Limits
+from branchmig.providers.mysql import MysqlStrategy
+from branchmig.providers.postgresql import PostgresqlStrategy
 
 
 class Database(Protocol):
@@ -27,6 +35,9 @@ class Database(Protocol):
 
     def hold(self) -> Any:
         """A context in which another session holds what a migration needs."""
+
+    def drop(self) -> None:
+        """Leave nothing behind on a server."""
 
 
 class SqliteDatabase:
@@ -49,5 +60,66 @@ class SqliteDatabase:
             connection.execute("BEGIN IMMEDIATE")
             yield
 
+    def drop(self) -> None:
+        """It goes with the test's folder."""
 
-DATABASES = {Provider.SQLITE: SqliteDatabase}
+
+class _ServerDatabase:
+    """A database of a server that the whole session of tests shares."""
+
+    def __init__(self, server: Server, strategy: type[MysqlStrategy | PostgresqlStrategy]) -> None:
+        self.name = f"s_{uuid.uuid4().hex}"
+        self.server = server
+        self.url = server.url(self.name)
+        self._strategy = strategy
+
+    def execute(self, *statements: str) -> list[Any]:
+        with closing(self.server.connect(self.name)) as connection, connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+            return list(cursor.fetchall()) if cursor.description else []
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Another migrator is at work."""
+        strategy = self._strategy(Limits(), Path())
+        with strategy.connect(self.url) as connection, strategy.lock(connection):
+            yield
+
+    def drop(self) -> None:
+        """It goes with the server."""
+
+
+class PostgresqlDatabase(_ServerDatabase):
+    provider = Provider.POSTGRESQL
+    endless = "SELECT pg_sleep(60)"
+
+    def __init__(self, server: Postgresql) -> None:
+        super().__init__(server, PostgresqlStrategy)
+
+
+class MariadbDatabase(_ServerDatabase):
+    provider = Provider.MYSQL
+    endless = "SELECT SLEEP(60) FROM seq_1_to_2"
+
+    def __init__(self, server: Mariadb) -> None:
+        super().__init__(server, MysqlStrategy)
+
+
+ENGINES = ("sqlite", "postgresql", "mariadb", "sqlserver-microsoft", "sqlserver-freetds")
+
+
+def database(engine: str, request: pytest.FixtureRequest) -> Database:
+    """A database of an engine of ENGINES that is not there yet."""
+    folder: Path = request.getfixturevalue("tmp_path")
+    match engine:
+        case "sqlite":
+            return SqliteDatabase(folder)
+        case "postgresql":
+            return PostgresqlDatabase(request.getfixturevalue(engine))
+        case "mariadb":
+            return MariadbDatabase(request.getfixturevalue(engine))
+        case "sqlserver-microsoft":
+            return sqlserver.on_microsoft(folder)
+        case _:
+            return sqlserver.on_freetds(folder)

@@ -1,7 +1,8 @@
 #!/bin/sh
-# Installs the database servers that tests start for themselves, where they are missing and root
-# runs this on Debian. The system's own services of those servers are neither started nor enabled.
-# Without a server its tests are left out and say so; under CI=true that fails the run.
+# Installs the database servers that tests start for themselves, and the drivers that no Python
+# package brings, where they are missing and root runs this on Debian. The system's own services of
+# those servers are neither started nor enabled. Without a server or a driver its tests are left out
+# and say so; under CI=true that fails the run.
 
 set -u
 
@@ -14,6 +15,12 @@ if ! is_there initdb && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; t
 fi
 if ! { is_there mariadbd || [ -x /usr/sbin/mariadbd ]; } || ! is_there mariadb-install-db; then
     packages="$packages mariadb-server" services="$services mariadb"
+fi
+# The ODBC driver manager, FreeTDS, and what Microsoft's driver is linked with.
+if ! is_there odbcinst || ! odbcinst -q -d -n FreeTDS >/dev/null 2>&1 ||
+    ! ldconfig -p | grep -q libgssapi_krb5.so.2
+then
+    packages="$packages unixodbc tdsodbc libkrb5-3 libgssapi-krb5-2 libltdl7"
 fi
 if [ -z "$packages" ] || [ "$(id -u)" -ne 0 ] || [ ! -e /etc/debian_version ] || ! is_there apt-get
 then
@@ -32,7 +39,7 @@ fi
 echo "installing$(printf ' %s' $packages) for the tests"
 export DEBIAN_FRONTEND=noninteractive
 if apt-get update -qq && apt-get install -qq --yes --no-install-recommends $packages >/dev/null; then
-    ! is_there systemctl || systemctl --quiet disable $services >/dev/null 2>&1 || true
+    [ -z "$services" ] || ! is_there systemctl || systemctl --quiet disable $services >/dev/null 2>&1 || true
 else
     echo "$packages: not to be had; the tests that need it are left out" >&2
 fi

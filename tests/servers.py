@@ -72,8 +72,9 @@ class Server:
     """What every session runs at this moment: columns id, db and info."""
     listing: ClassVar[str]
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
+        self._options = options
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -107,6 +108,9 @@ class Server:
         return {str(name) for (name,) in self.query(self.listing)}
 
     def url(self, database: str) -> str:
+        raise NotImplementedError
+
+    def add_user(self, name: str, password: str) -> None:
         raise NotImplementedError
 
     def start(self) -> None:
@@ -161,8 +165,8 @@ class Postgresql(Server):
         "WHERE state = 'active' AND pid <> pg_backend_pid()) sessions"
     )
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, *options: str) -> None:
+        super().__init__(folder, *options)
         postgres = find("postgres", "usr/lib/postgresql/*/bin")
         initdb = find("initdb", "usr/lib/postgresql/*/bin")
         if not postgres or not initdb:
@@ -176,6 +180,9 @@ class Postgresql(Server):
              "--locale=C.UTF-8"],
             check=True, stdout=subprocess.DEVNULL, cwd=folder, **self.account(),
         )  # fmt: skip
+        # The first line that fits decides; everybody else is trusted.
+        logins = self._data / "pg_hba.conf"
+        logins.write_text(f"host all +guarded all scram-sha-256\n{logins.read_text()}")
 
     def account(self) -> dict[str, Any]:
         if os.geteuid() != 0:
@@ -195,7 +202,15 @@ class Postgresql(Server):
         return [
             str(self._postgres), "-D", str(self._data),
             *(word for k, v in options.items() for word in ("-c", f"{k}={v}")),
+            *self._options,
         ]  # fmt: skip
+
+    def become_standby(self) -> None:
+        """To be called while it is stopped: it starts as a replica that has lost its primary."""
+        mark = self._data / "standby.signal"
+        mark.touch()
+        if "user" in self.account():
+            shutil.chown(mark, *self.account().values())
 
     def connect(self, database: str | None = None, **options: Any) -> Any:
         """A raw connection of the driver's, in autocommit."""
@@ -211,6 +226,13 @@ class Postgresql(Server):
         with self.connect(database) as connection, connection.cursor() as cursor:
             cursor.execute(statement)
             return list(cursor.fetchall()) if cursor.description else []
+
+    def add_user(self, name: str, password: str) -> None:
+        """An account that has to log in by its password, and may do nothing."""
+        if not self.query("SELECT 1 FROM pg_roles WHERE rolname = 'guarded'"):
+            self.query("CREATE ROLE guarded")
+        quoted = password.replace("'", "''")
+        self.query(f"CREATE ROLE {name} LOGIN IN ROLE guarded PASSWORD '{quoted}'")
 
     def ready(self) -> bool:
         import psycopg
@@ -259,12 +281,13 @@ def running(server: S) -> Iterator[S]:
 
 
 @contextmanager
-def own(kind: type[S]) -> Iterator[S]:
-    """Started in a folder that no other session of tests clears or closes to its account."""
+def private(kind: type[S], *options: str) -> Iterator[S]:
+    """A server of one's own, running; in a folder that no other session of tests clears or closes
+    to its account."""
     folder = Path(tempfile.mkdtemp(prefix=f"{kind.__name__.lower()}-", dir="/tmp"))
     try:
         folder.chmod(0o755)
-        with running(kind(folder)) as server:
+        with running(kind(folder, *options)) as server:
             yield server
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -278,13 +301,12 @@ class Mariadb(Server):
     sessions = "information_schema.processlist"
 
     def __init__(self, folder: Path, *options: str) -> None:
-        super().__init__(folder)
+        super().__init__(folder, *options)
         server = find("mariadbd", "usr/sbin", "usr/libexec")
         install = find("mariadb-install-db", "usr/bin")
         if not server or not install:
             leave_out("MariaDB", "mariadb-server")
         self._server = server
-        self._options = options
         self._data = folder / "data"
         # Without this option the only way in would be the socket of the account that installs.
         subprocess.run(
@@ -307,20 +329,27 @@ class Mariadb(Server):
             *self._account(), *self._options,
         ]  # fmt: skip
 
-    def connect(self, database: str | None = None, **options: Any) -> Any:
+    def connect(self, database: str = "", **options: Any) -> Any:
         """A raw connection of the driver's, in autocommit."""
         import pymysql
 
         return pymysql.connect(
-            host="127.0.0.1", port=self.port, user="root", database=database,
+            host="127.0.0.1", port=self.port, user="root", database=database or None,
             autocommit=True, connect_timeout=5, ssl_disabled=True, **options,
         )  # fmt: skip
 
-    def query(self, statement: str, database: str | None = None) -> list[Any]:
+    def query(self, statement: str, database: str = "") -> list[Any]:
         """Run one statement as root; rows as tuples."""
         with self.connect(database) as connection, connection.cursor() as cursor:
             cursor.execute(statement)
             return list(cursor.fetchall())
+
+    def add_user(self, name: str, password: str) -> None:
+        """An account that has to log in by its password, and may do nothing."""
+        import pymysql
+
+        quoted = pymysql.converters.escape_string(password)
+        self.query(f"CREATE USER {name}@'%' IDENTIFIED BY '{quoted}'")
 
     def ready(self) -> bool:
         import pymysql

@@ -6,13 +6,13 @@ import signal
 import sys
 from contextlib import ExitStack, suppress
 
-from servers import Mariadb, Postgresql, own
+from servers import Mariadb, Postgresql, private
 
 
 def main() -> None:
     with ExitStack() as stack:
         for kind in (Postgresql, Mariadb):
-            say(stack.enter_context(own(kind)).url("NAME"))
+            say(stack.enter_context(private(kind)).url("NAME"))
         say("Any NAME: branchmig makes the databases. Ctrl-C ends the servers and removes them.")
         signal.pause()
 

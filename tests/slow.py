@@ -35,6 +35,11 @@ def lengthen(office: Office, code: str) -> None:
     mark(office, code, "long").touch()
 
 
+def shorten(office: Office, code: str) -> None:
+    """Take `lengthen` back for the next attempt."""
+    mark(office, code, "long").unlink()
+
+
 def begun(office: Office, code: str, revision: str) -> None:
     """Wait until a revision has begun: its transaction is open."""
     until(mark(office, code, revision).exists, f"the begin of {revision} on {code}")

@@ -255,11 +255,11 @@ def test_a_stop_that_was_asked_for_begins_nothing(scene: Scene) -> None:
 
 
 class StopsBefore(Fence):
-    """Does something as the nth revision is about to begin."""
+    """Does something as the nth revision is about to begin, on a branch without a database."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
-        self.number = number
+        self.number = number + 1  # the first time it is asked is before the database is made
 
     def check_step(self) -> None:
         self.number -= 1
@@ -393,3 +393,10 @@ def test_a_history_that_fails_on_the_scratch_database_is_told_with_its_place(
         foreign.migrator.baseline(foreign.branch, "head", Fence())
     assert "syntax error" in str(failed.value)
     assert foreign.tables() == {"Shops"}
+
+
+def test_an_attempt_that_is_stopped_before_it_begins_leaves_no_new_database(scene: Scene) -> None:
+    fence = Fence()
+    fence.stop(signal.SIGTERM)
+    assert scene.attempt(fence).skip is SkipReason.STOPPED
+    assert scene.beside() == set()

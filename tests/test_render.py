@@ -184,6 +184,7 @@ def test_an_apply_that_succeeds_has_every_key_of_the_contract() -> None:
                 "status": "Completed",
                 "appliedMigrations": [FIRST, SECOND],
                 "errorMessage": None,
+                "errorType": None,
                 "hint": None,
                 "warnings": [],
                 "duration": "00:00:02.345",

@@ -5,11 +5,16 @@ Nothing heavy is imported before a command runs, so that `--help` and completion
 
 from __future__ import annotations
 
+import sys
+
 
 def main() -> None:
     """The entry point of the program."""
-    from .failures import run
-
+    try:
+        from .failures import run
+    except KeyboardInterrupt:
+        print("stopped before anything was begun", file=sys.stderr)
+        sys.exit(130)
     run()
 
 

@@ -20,19 +20,23 @@ INTERNAL_ERROR = 70
 
 def run() -> None:
     """Run the program and exit."""
-    from .app import app
-
     _open_standard_streams()
     with contextlib.suppress(ValueError):
         # Block-buffered logs would come long after what they tell of.
         sys.stderr.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    code = _guarded(lambda: app(prog_name="branchmig", standalone_mode=False))
+    code = _guarded(_program)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except OSError:
             silence(stream)
     sys.exit(code)
+
+
+def _program() -> object:
+    from .app import app
+
+    return app(prog_name="branchmig", standalone_mode=False)
 
 
 def _open_standard_streams() -> None:

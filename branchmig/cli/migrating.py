@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import BranchmigError, LeaseError, StateConflict, UnknownBranch, UsageError
+from ..errors import (
+    BranchmigError,
+    LeaseError,
+    LeaseHeld,
+    StateConflict,
+    UnknownBranch,
+    UsageError,
+)
 from .options import (
     All,
     AnyBranch,
@@ -231,11 +238,21 @@ def unlock(
 
     Example: branchmig unlock BR001 --force
     """
+    from ..transitions import is_locked
+
     if force:
         session.confirm("Clear leases under which somebody may be migrating?", yes)
 
     def change(manager: BranchMigrationManager, record: Record) -> bool:
-        return manager.store.unlock(record.branch, live=force)
+        if manager.store.unlock(record.branch, live=force):
+            return True
+        # Among many, those at work are simply left alone; one that was named was meant.
+        if branch is not None and is_locked(record.state, manager.store.now()):
+            raise LeaseHeld(
+                f"{record.branch.code} is leased by {record.state.lock_owner}, which renews it",
+                f"`branchmig unlock {record.branch.code} --force` takes it away all the same",
+            )
+        return False
 
     chosen = filters(tag, provider, status, shard)
     _each(session, "unlock", branch, all, chosen, change, "unlocked")

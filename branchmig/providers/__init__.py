@@ -14,11 +14,13 @@ from .mysql import MysqlStrategy
 from .postgresql import PostgresqlStrategy
 from .protocol import Capabilities, Limits, MigrationStrategy
 from .sqlite import SqliteStrategy
+from .sqlserver import SqlserverStrategy
 
 STRATEGIES: dict[Provider, type[MigrationStrategy]] = {
     Provider.SQLITE: SqliteStrategy,
     Provider.POSTGRESQL: PostgresqlStrategy,
     Provider.MYSQL: MysqlStrategy,
+    Provider.SQLSERVER: SqlserverStrategy,
 }
 
 _BACKENDS = {

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
-from ..errors import BranchBusy, SecondConnection, UsageError
+from ..errors import BranchBusy, BranchUnreachable, SecondConnection, UsageError
 from ..masking import mask, remember
 
 
@@ -32,11 +32,18 @@ def parsed(url: str, driver: str) -> URL:
 def refuse_second(engine: sa.Engine) -> None:
     """From now on whoever asks an engine for another connection gets SecondConnection.
 
-    To be called before other listeners of do_connect: the first that opens one ends their turn.
+    Once the first was lost that is BranchUnreachable: SQLAlchemy itself asks, to replace it. To be
+    called before other listeners of do_connect: the first that opens one ends their turn.
     """
     opened: list[bool] = []
+    lost: list[bool] = []
 
     def once(*_: Any) -> None:
+        if lost:
+            raise BranchUnreachable(
+                "the connection to the branch was lost",
+                "look at network, proxies and the server's log",
+            )
         if opened:
             raise SecondConnection(
                 "a second connection to the branch was asked for within one attempt",
@@ -46,6 +53,7 @@ def refuse_second(engine: sa.Engine) -> None:
         opened.append(True)
 
     sa.event.listen(engine, "do_connect", once)
+    sa.event.listen(engine, "invalidate", lambda *_: lost.append(True))
 
 
 @contextmanager

@@ -58,6 +58,8 @@ _KEEPALIVE = {
 
 _FLAGS = ("ssl_disabled", "ssl_verify_cert", "ssl_verify_identity")
 
+_NO_ANSWER = 2013
+
 _BUSY, _TRANSIENT = FailureKind.BUSY, FailureKind.TRANSIENT
 _UNREACHABLE, _PERMANENT = FailureKind.UNREACHABLE, FailureKind.PERMANENT
 
@@ -129,6 +131,20 @@ _ERRORS: dict[int, tuple[FailureKind, str, str]] = {
 """By error number (https://mariadb.com/kb/en/mariadb-error-codes/, MySQL's from 3000 on)."""
 
 
+def _plain(column: str) -> str:
+    """A text in one collation, so that names and versions can be rows of one answer."""
+    return f"CONVERT({column} USING utf8mb4) COLLATE utf8mb4_bin"
+
+
+_TABLES = (
+    f"SELECT false, {_plain('table_name')} FROM information_schema.tables "
+    "WHERE table_schema = DATABASE() AND table_type IN ('BASE TABLE', 'SYSTEM VERSIONED')"
+)
+
+_MULTI_STATEMENTS = 1 << 16
+"""The protocol's flag for several statements at once; only a look sets it."""
+
+
 class MysqlStrategy:
     """A branch in a database of a MySQL or MariaDB server."""
 
@@ -145,6 +161,7 @@ class MysqlStrategy:
     def __init__(self, limits: Limits, folder: Path) -> None:
         self._limits = limits
         self._contexts: dict[str, Any] = {}
+        self._dialects: dict[str, sa.Dialect] = {}
 
     # Where ------------------------------------------------------------------------------------
 
@@ -168,12 +185,64 @@ class MysqlStrategy:
 
     def inspect(self, url: str, version_table: VersionTable) -> Snapshot:
         try:
+            if self._url(url).drivername.endswith("+pymysql"):
+                with closing(self._reader(url)) as driver, closing(driver.cursor()) as cursor:
+                    return self._looked(cursor, version_table)
             with self._one(url, read_only=True) as connection:
                 return self.read(connection, version_table)
         except DatabaseMissing:
             return Snapshot(exists=False, versioned=False)
         except sa.exc.DBAPIError as error:
             raise self.explain(error, url) from error
+        except Exception as error:
+            if not self.is_own(error):
+                raise
+            found = self.explain(error, url)
+            if isinstance(found, DatabaseMissing):
+                return Snapshot(exists=False, versioned=False)
+            raise found from error
+
+    def _reader(self, url: str) -> Any:
+        """A connection of the driver's, set up as an engine would, in autocommit: an engine asks
+        the server half a dozen questions of its own first."""
+        address = self._url(url)
+        if address.drivername not in self._dialects:
+            kind = address.get_dialect()
+            try:
+                self._dialects[address.drivername] = kind(dbapi=kind.import_dbapi())  # type: ignore[call-arg]
+            except ImportError as error:
+                raise _driver_missing(error) from None
+        dialect = self._dialects[address.drivername]
+        arguments, options = dialect.create_connect_args(address)
+        options.update(
+            connect_timeout=self._connect_timeout(),
+            autocommit=True,
+            client_flag=options.get("client_flag", 0) | _MULTI_STATEMENTS,
+        )
+        driver = self._open(dialect, None, arguments, options) or dialect.connect(
+            *arguments, **options
+        )
+        self._be_patient(driver, False)
+        return driver
+
+    def _looked(self, cursor: Any, version_table: VersionTable) -> Snapshot:
+        """In one round trip, if there is a version table and no journal."""
+        begin = f"{self._settings(cursor.connection)}; START TRANSACTION READ ONLY"
+        versions = f"SELECT true, {_plain('version_num')} FROM {_qualified(version_table)}"
+        try:
+            rows = _last_rows(cursor, f"{begin}; {_TABLES} UNION ALL {versions}")
+            versioned = True
+        except Exception as error:
+            if _number(error) not in (1146, 1049):
+                raise
+            rows = _last_rows(cursor, f"{begin}; {_TABLES}")
+            versioned = False
+        heads = sorted(name for is_version, name in rows if is_version)
+        tables = {name for is_version, name in rows if not is_version}
+        journaled = JOURNAL in tables
+        unfinished = journaled and bool(_last_rows(cursor, f"SELECT 1 FROM {JOURNAL} LIMIT 1"))
+        others = frozenset(tables - {version_table.name, JOURNAL})
+        return Snapshot(True, versioned, tuple(heads), others, journaled, unfinished)
 
     def read(self, connection: sa.Connection, version_table: VersionTable) -> Snapshot:
         with own_transaction(connection):
@@ -187,9 +256,7 @@ class MysqlStrategy:
                 connection.exec_driver_sql(f"SELECT 1 FROM {JOURNAL} LIMIT 1").first()
             )
             tables = frozenset(present - {version_table.name, JOURNAL})
-            name = quoted(version_table.name)
-            if version_table.schema:
-                name = f"{quoted(version_table.schema)}.{name}"
+            name = _qualified(version_table)
             try:
                 rows = connection.exec_driver_sql(f"SELECT version_num FROM {name}").scalars()
             except sa.exc.DBAPIError as error:
@@ -266,14 +333,11 @@ class MysqlStrategy:
         try:
             engine = sa.create_engine(
                 self._url(url),
-                connect_args={"connect_timeout": max(1, round(self._limits.connect_timeout))},
+                connect_args={"connect_timeout": self._connect_timeout()},
                 **options,
             )
         except ImportError as error:
-            raise DriverMissing(
-                f"the driver for MySQL and MariaDB is not installed: {error.name}",
-                "pip install 'branchmig[mysql]'",
-            ) from None
+            raise _driver_missing(error) from None
         except sa.exc.NoSuchModuleError as error:
             raise UsageError(
                 f"unknown driver in the URL: {error}",
@@ -284,14 +348,17 @@ class MysqlStrategy:
         sa.event.listen(engine, "do_connect", self._open)
         return engine
 
+    def _connect_timeout(self) -> int:
+        return max(1, round(self._limits.connect_timeout))
+
     def _open(self, dialect: sa.Dialect, _: Any, arguments: Any, options: Any) -> Any:
         """Complete what the driver is given. PyMySQL's connection is made here, to share TLS."""
         options.setdefault("charset", "utf8mb4")
         if dialect.driver != "pymysql":
             return None
-        seconds = self._limits.connect_timeout + self._limits.lock_timeout
+        seconds = self._limits.connect_timeout
         options.setdefault("read_timeout", seconds)
-        options.setdefault("write_timeout", max(60, seconds))
+        options.setdefault("write_timeout", max(60, seconds + self._limits.lock_timeout))
         for flag in _FLAGS:
             if flag in options:
                 options[flag] = str(options[flag]).lower() in ("1", "true", "yes", "on")
@@ -303,6 +370,12 @@ class MysqlStrategy:
             return _sharing_tls(module.connections.Connection, self._contexts)(
                 *arguments, **options
             )
+        except module.err.OperationalError as error:
+            if error.args[0] != _NO_ANSWER:
+                raise
+            raise module.err.OperationalError(
+                2003, f"no answer to the login: {error.args[1]}"
+            ) from None
         except RuntimeError as error:
             # The driver leaves RSA, which some ways of logging in need without TLS, to a package.
             raise DriverMissing(
@@ -332,6 +405,26 @@ class MysqlStrategy:
 
     def _limit(self, driver: Any, read_only: bool, *, patient: bool = False) -> None:
         """Session settings of every connection; `patient`: a statement may run for hours."""
+        with closing(driver.cursor()) as cursor:
+            cursor.execute(self._settings(driver))
+            if read_only:
+                cursor.execute("SET SESSION TRANSACTION READ ONLY")
+        _keep_alive(driver)
+        self._be_patient(driver, patient)
+
+    def _be_patient(self, driver: Any, patient: bool) -> None:
+        """The driver's limit on reading was for the login; a statement may wait for a lock, and a
+        long ALTER must not be cut off."""
+        limits = self._limits
+        if not hasattr(driver, "_read_timeout"):
+            return
+        margin = limits.connect_timeout + limits.lock_timeout
+        unlimited = patient and not limits.statement_timeout
+        given = limits.statement_timeout if patient else 0
+        driver._read_timeout = None if unlimited else margin + given
+
+    def _settings(self, driver: Any) -> str:
+        """The statement that gives the session its settings."""
         limits = self._limits
         seconds = max(1, round(limits.lock_timeout))
         settings: dict[str, float] = {
@@ -343,18 +436,7 @@ class MysqlStrategy:
             settings["max_statement_time"] = limits.statement_timeout
         elif limits.statement_timeout:
             settings["max_execution_time"] = round(limits.statement_timeout * 1000)
-        with closing(driver.cursor()) as cursor:
-            text = ", ".join(f"SESSION {name} = {value}" for name, value in settings.items())
-            cursor.execute(f"SET {text}")
-            if read_only:
-                cursor.execute("SET SESSION TRANSACTION READ ONLY")
-        driver.commit()
-        _keep_alive(driver)
-        if patient and hasattr(driver, "_read_timeout"):
-            # The driver's limit on reading was for the login; it would cut off a long ALTER.
-            margin = limits.connect_timeout + limits.lock_timeout
-            time_limit = limits.statement_timeout + margin if limits.statement_timeout else None
-            driver._read_timeout = time_limit
+        return "SET " + ", ".join(f"SESSION {name} = {value}" for name, value in settings.items())
 
     # The lock ---------------------------------------------------------------------------------
 
@@ -466,7 +548,10 @@ class MysqlStrategy:
         if isinstance(error, BranchmigError):
             return error
         number = _number(error)
-        said = " ".join(str(cause(error)).split())
+        arguments = cause(error).args
+        # The driver's own text is a tuple's: number and words.
+        said = f"{number}: {arguments[1]}" if number and len(arguments) > 1 else str(cause(error))
+        said = " ".join(said.split())
         kind, sentence, hint = _ERRORS.get(-1 if number is None else number, (_PERMANENT, "", None))
         said = f"{sentence} ({said})" if sentence else said
         text = mask(f"{self._where(url)}: {said}")
@@ -481,6 +566,26 @@ class MysqlStrategy:
     def _where(self, url: str) -> str:
         given = self._url(url)
         return f"{given.host or 'the local server'}/{given.database or ''}"
+
+
+def _last_rows(cursor: Any, statements: str) -> list[Any]:
+    """The rows of the last of several statements."""
+    cursor.execute(statements)
+    while cursor.nextset():
+        pass
+    return list(cursor.fetchall())
+
+
+def _qualified(table: VersionTable) -> str:
+    name = quoted(table.name)
+    return f"{quoted(table.schema)}.{name}" if table.schema else name
+
+
+def _driver_missing(error: ImportError) -> DriverMissing:
+    return DriverMissing(
+        f"the driver for MySQL and MariaDB is not installed: {error.name}",
+        "pip install 'branchmig[mysql]'",
+    )
 
 
 def _sharing_tls(kind: Any, contexts: dict[str, Any]) -> Any:

@@ -7,9 +7,10 @@ connection has truly ended, which may be later than the client's death: a statem
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -50,6 +51,15 @@ _KEEPALIVE = {
 }
 """A half-open connection must give its lock back (libpq's connection parameters)."""
 
+_TABLES = (
+    "SELECT false, relname::text FROM pg_catalog.pg_class c "
+    "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+    "WHERE nspname = ANY (current_schemas(false)) AND relkind IN ('r', 'p')"
+)
+"""The catalogs themselves: the view pg_tables joins more of them than is asked for."""
+
+_IN_JOURNAL = f"SELECT 1 FROM {JOURNAL} LIMIT 1"
+
 _KINDS = {
     "55P03": FailureKind.TRANSIENT,  # lock_not_available: lock_timeout
     "40P01": FailureKind.TRANSIENT,  # deadlock_detected
@@ -58,13 +68,29 @@ _KINDS = {
     "57P01": FailureKind.UNREACHABLE,  # admin_shutdown
     "57P02": FailureKind.UNREACHABLE,  # crash_shutdown
     "57P03": FailureKind.UNREACHABLE,  # cannot_connect_now
+    "28P01": FailureKind.UNREACHABLE,  # invalid_password
+    "28000": FailureKind.UNREACHABLE,  # invalid_authorization_specification
 }
 """By SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
 
+_SPOKEN = (
+    (r'database ".*" does not exist', "3D000"),
+    (r"too many clients|too many connections|connection slots are reserved", "53300"),
+    (r"the database system is", "57P03"),
+    (r"password authentication failed|no password supplied", "28P01"),
+    (r'role ".*" does not exist|not permitted to log in|pg_hba\.conf', "28000"),
+    (r"permission denied", "42501"),
+    (r"certificate|SSL|TLS", "TLS"),
+    (r"connection failed|connection timeout expired|failed to resolve host", "08001"),
+)
+"""A connection that failed carries no SQLSTATE, only the server's words; the first that fit."""
+
 _SENTENCES = {
+    "08001": ("the server cannot be reached", "look at host, port, network and the server"),
+    "TLS": ("TLS could not be agreed on", "look at sslmode, sslrootcert and the server's TLS"),
     "3D000": ("the database does not exist", "create it, or let branchmig: create_databases"),
-    "28P01": ("the password is wrong", "mend the branch's URL"),
-    "28000": ("the login is refused", "look at pg_hba.conf and the branch's URL"),
+    "28P01": ("the login is refused", "look at user, password and pg_hba.conf"),
+    "28000": ("the login is refused", "look at user, password and pg_hba.conf"),
     "42501": ("the account lacks a right", "grant what the message names"),
     "25006": ("the server is read-only", "is it a replica? Name the primary in the branch's URL"),
     "53100": ("the server's disk is full", "free some space; the revision was rolled back"),
@@ -91,6 +117,7 @@ class PostgresqlStrategy:
 
     def __init__(self, limits: Limits, folder: Path) -> None:
         self._limits = limits
+        self._dialects: dict[str, sa.Dialect] = {}
 
     # Where ------------------------------------------------------------------------------------
 
@@ -113,36 +140,73 @@ class PostgresqlStrategy:
     # Looking ----------------------------------------------------------------------------------
 
     def inspect(self, url: str, version_table: VersionTable) -> Snapshot:
+        # By the driver alone: an engine asks the server half a dozen questions of its own first.
         try:
-            with self._one(url, read_only=True) as connection:
-                return self.read(connection, version_table)
-        except DatabaseMissing:
-            return Snapshot(exists=False, versioned=False)
-        except sa.exc.DBAPIError as error:
-            raise self.explain(error, url) from error
+            with closing(self._reader(url)) as driver, closing(driver.cursor()) as cursor:
+                return self._looked(cursor, version_table)
+        except Exception as error:
+            if not self.is_own(error):
+                raise
+            found = self.explain(error, url)
+            if isinstance(found, DatabaseMissing):
+                return Snapshot(exists=False, versioned=False)
+            raise found from error
+
+    def _looked(self, cursor: Any, version_table: VersionTable) -> Snapshot:
+        """In one round trip, if there is a version table."""
+        limits = self._settings(read_only=True)
+        versions = f"SELECT true, version_num::text FROM {_qualified(version_table)}"
+        try:
+            cursor.execute(f"{limits}; {_TABLES} UNION ALL {versions}")
+            versioned = True
+        except Exception as error:
+            if _state(error) != "42P01":  # undefined_table
+                raise
+            cursor.execute(f"{limits}; {_TABLES}")
+            versioned = False
+        # The last answer counts; a driver that gives no other has none to step over.
+        with suppress(Exception):
+            while cursor.nextset():
+                pass
+        rows = cursor.fetchall()
+        heads = sorted(name for is_version, name in rows if is_version)
+        tables = {name for is_version, name in rows if not is_version}
+        journaled, unfinished = JOURNAL in tables, False
+        if journaled:
+            cursor.execute(_IN_JOURNAL)
+            unfinished = bool(cursor.fetchall())
+        others = frozenset(tables - {version_table.name, JOURNAL})
+        return Snapshot(True, versioned, tuple(heads), others, journaled, unfinished)
+
+    def _reader(self, url: str) -> Any:
+        """A connection of the driver's, set up as an engine would, in autocommit."""
+        address = self._url(url)
+        if address.drivername not in self._dialects:
+            kind = address.get_dialect()
+            try:
+                self._dialects[address.drivername] = kind(dbapi=kind.import_dbapi())  # type: ignore[call-arg]
+            except ImportError as error:
+                raise _driver_missing(error) from None
+        dialect = self._dialects[address.drivername]
+        arguments, options = dialect.create_connect_args(address)
+        driver: Any = dialect.connect(*arguments, **{**options, **self._options()})
+        driver.autocommit = True
+        return driver
 
     def read(self, connection: sa.Connection, version_table: VersionTable) -> Snapshot:
+        name = _qualified(version_table)
         with own_transaction(connection):
-            tables = {
-                row[0]
-                for row in connection.exec_driver_sql(
-                    "SELECT tablename FROM pg_catalog.pg_tables "
-                    "WHERE schemaname = ANY (current_schemas(false))"
-                )
-            }
-            name = _quoted(version_table.name)
-            if version_table.schema:
-                name = f"{_quoted(version_table.schema)}.{name}"
-            found = connection.exec_driver_sql("SELECT to_regclass(%s)", (name,)).scalar()
-            journaled = JOURNAL in tables
-            unfinished = journaled and bool(
-                connection.exec_driver_sql(f"SELECT 1 FROM {JOURNAL} LIMIT 1").first()
+            rows = _ask(
+                connection, f"{_TABLES} UNION ALL SELECT true, to_regclass({_text(name)})::text"
             )
+            tables = {row[1] for row in rows if not row[0]}
+            journaled = JOURNAL in tables
+            unfinished = journaled and bool(_ask(connection, _IN_JOURNAL))
             others = frozenset(tables - {version_table.name, JOURNAL})
-            if found is None:
+            if not any(is_version and found for is_version, found in rows):
                 return Snapshot(True, False, (), others, journaled, unfinished)
-            rows = connection.exec_driver_sql(f"SELECT version_num FROM {name}").scalars()
-            return Snapshot(True, True, tuple(sorted(rows)), others, journaled, unfinished)
+            heads = (row[0] for row in _ask(connection, f"SELECT version_num FROM {name}"))
+            return Snapshot(True, True, tuple(sorted(heads)), others, journaled, unfinished)
 
     def schema(self, connection: sa.Connection) -> dict[str, frozenset[str]]:
         with own_transaction(connection):
@@ -213,18 +277,18 @@ class PostgresqlStrategy:
         try:
             return sa.create_engine(
                 self._url(url),
-                connect_args={
-                    **_KEEPALIVE,
-                    "connect_timeout": max(2, round(self._limits.connect_timeout)),
-                    "application_name": "branchmig",
-                },
+                connect_args=self._options(),
                 **options,
             )
         except ImportError as error:
-            raise DriverMissing(
-                f"the driver for PostgreSQL is not installed: {error.name}",
-                "pip install 'branchmig[postgresql]'",
-            ) from None
+            raise _driver_missing(error) from None
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            **_KEEPALIVE,
+            "connect_timeout": max(2, round(self._limits.connect_timeout)),
+            "application_name": "branchmig",
+        }
 
     @contextmanager
     def _one(self, url: str, *, read_only: bool = False) -> Iterator[sa.Connection]:
@@ -240,17 +304,23 @@ class PostgresqlStrategy:
             yield connection
 
     def _limit(self, driver: Any, read_only: bool) -> None:
-        """Session settings of every connection; committed, or a rollback would undo them."""
-        limits = {
+        """Session settings of every connection; in autocommit, or a rollback would undo them."""
+        before, driver.autocommit = driver.autocommit, True
+        with driver.cursor() as cursor:
+            cursor.execute(self._settings(read_only))
+        driver.autocommit = before
+
+    def _settings(self, read_only: bool) -> str:
+        """Statements that give the session its settings."""
+        settings = {
             "lock_timeout": f"{round(self._limits.lock_timeout * 1000)}ms",
             "statement_timeout": f"{round(self._limits.statement_timeout * 1000)}ms",
             "idle_in_transaction_session_timeout": "0",
-            "default_transaction_read_only": "on" if read_only else "off",
         }
-        with driver.cursor() as cursor:
-            for name, value in limits.items():
-                cursor.execute("SELECT set_config(%s, %s, false)", (name, value))
-        driver.commit()
+        if read_only:
+            # Otherwise as the server has it: whoever froze a database or an account meant it.
+            settings["default_transaction_read_only"] = "on"
+        return "; ".join(f"SET {name} = '{value}'" for name, value in settings.items())
 
     # The lock ---------------------------------------------------------------------------------
 
@@ -264,15 +334,22 @@ class PostgresqlStrategy:
         try:
             yield
         finally:
-            # A connection that is gone has given its lock back already.
-            with suppress(sa.exc.DBAPIError, sa.exc.InvalidRequestError):
+            # A connection that is gone has given its lock back already; this one is closed next.
+            with suppress(Exception):
                 if connection.in_transaction():
                     connection.rollback()
                 self._ask(connection, "pg_advisory_unlock")
 
     def _ask(self, connection: sa.Connection, function: str) -> bool:
-        with own_transaction(connection):
-            return bool(connection.exec_driver_sql(f"SELECT {function}({_LOCK_KEY})").scalar())
+        """In autocommit: a transaction around it would be two round trips more."""
+        driver: Any = connection.connection.dbapi_connection
+        before, driver.autocommit = driver.autocommit, True
+        try:
+            with driver.cursor() as cursor:
+                cursor.execute(f"SELECT {function}({_LOCK_KEY})")
+                return bool(cursor.fetchone()[0])
+        finally:
+            driver.autocommit = before
 
     def _holder(self, connection: sa.Connection) -> str:
         high, low = (_LOCK_KEY >> 32) & 0xFFFFFFFF, _LOCK_KEY & 0xFFFFFFFF
@@ -299,17 +376,13 @@ class PostgresqlStrategy:
     def begin_watch(self, connection: sa.Connection) -> None:
         # A revision may set the path for the session; the next one, and the version table, need
         # the one that the connection began with.
-        path = connection.info.get("branchmig_search_path")
-        if path is None:
-            path = connection.exec_driver_sql("SELECT current_setting('search_path')").scalar()
-            connection.info["branchmig_search_path"] = path
-        else:
+        ((path,),) = _ask(connection, "SELECT current_setting('search_path')")
+        if path != connection.info.setdefault("branchmig_search_path", path):
             self._set_path(connection)
         if not _keeps_journal(connection):
             # The id of a transaction changes when somebody ends it and another begins.
-            connection.info["branchmig_transaction"] = connection.exec_driver_sql(
-                "SELECT pg_current_xact_id()::text"
-            ).scalar()
+            ((now,),) = _ask(connection, "SELECT pg_current_xact_id()::text")
+            connection.info["branchmig_transaction"] = now
 
     def end_watch(self, connection: sa.Connection, *, failed: bool = False) -> str | None:
         before = connection.info.pop("branchmig_transaction", None)
@@ -318,15 +391,15 @@ class PostgresqlStrategy:
         self._set_path(connection)
         if before is None:
             return None
-        now = connection.exec_driver_sql("SELECT pg_current_xact_id()::text").scalar()
+        ((now,),) = _ask(connection, "SELECT pg_current_xact_id()::text")
         if before == now:
             return None
         ended = connection.exec_driver_sql("SELECT pg_xact_status(%s::xid8)", (before,)).scalar()
         return "COMMIT" if ended == "committed" else "ROLLBACK"
 
     def _set_path(self, connection: sa.Connection) -> None:
-        path = connection.info["branchmig_search_path"]
-        connection.exec_driver_sql("SELECT set_config('search_path', %s, false)", (path,))
+        path = _text(connection.info["branchmig_search_path"])
+        _ask(connection, f"SELECT set_config('search_path', {path}, false)")
 
     def integrity(self, connection: sa.Connection) -> None:
         """PostgreSQL checks its constraints itself."""
@@ -350,7 +423,7 @@ class PostgresqlStrategy:
         if isinstance(error, BranchUnreachable):
             return FailureKind.UNREACHABLE
         state = _state(error)
-        if state is None and self.is_own(cause(error)) and _lost(error):
+        if state in (None, "TLS") and self.is_own(cause(error)) and _lost(error):
             return FailureKind.UNREACHABLE
         if state and state.startswith("08"):
             return FailureKind.UNREACHABLE
@@ -362,8 +435,6 @@ class PostgresqlStrategy:
         state = _state(error)
         said = " ".join(str(cause(error)).split())
         where = f"{self._url(url).host or 'the local server'}/{self._url(url).database}"
-        if state is None and "does not exist" in said and "database" in said:
-            state = "3D000"  # a failed connect carries no SQLSTATE
         sentence, hint = _SENTENCES.get(state or "", (None, None))
         text = mask(f"{where}: {sentence} ({said})" if sentence else f"{where}: {said}")
         if state == "3D000":
@@ -371,8 +442,8 @@ class PostgresqlStrategy:
         kind = self.classify(error)
         if kind is FailureKind.BUSY:
             return BranchBusy(text, hint)
-        if kind is FailureKind.UNREACHABLE or state in ("28P01", "28000"):
-            return BranchUnreachable(text, hint or "look at host, port, network and the server")
+        if kind is FailureKind.UNREACHABLE:
+            return BranchUnreachable(text, hint or "look at network, proxies and the server's log")
         return (BranchUnusable if sentence else ProviderError)(text, hint)
 
 
@@ -380,6 +451,28 @@ def _keeps_journal(connection: sa.Connection) -> bool:
     """psycopg2's connections cannot be listened to; under it a COMMIT within a revision is watched
     for, and a failure after it needs a person."""
     return connection.dialect.driver == "psycopg"
+
+
+def _ask(connection: sa.Connection, question: str) -> list[Any]:
+    """Rows; by the simple protocol, and with no meaning for percent signs."""
+    return list(connection.exec_driver_sql(question, execution_options={"no_parameters": True}))
+
+
+def _qualified(table: VersionTable) -> str:
+    name = _quoted(table.name)
+    return f"{_quoted(table.schema)}.{name}" if table.schema else name
+
+
+def _text(text: str) -> str:
+    """A literal, whatever the server makes of backslashes in plain ones."""
+    return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def _driver_missing(error: ImportError) -> DriverMissing:
+    return DriverMissing(
+        f"the driver for PostgreSQL is not installed: {error.name}",
+        "pip install 'branchmig[postgresql]'",
+    )
 
 
 def _committed(connection: sa.Connection, transaction: str | None) -> str | None:
@@ -401,7 +494,10 @@ def _quoted(name: str) -> str:
 
 def _state(error: BaseException) -> str | None:
     own = cause(error)
-    return getattr(own, "sqlstate", None) or getattr(own, "pgcode", None)
+    state = getattr(own, "sqlstate", None) or getattr(own, "pgcode", None)
+    if state is None and type(own).__name__ in ("OperationalError", "ConnectionTimeout"):
+        state = next((state for words, state in _SPOKEN if re.search(words, str(own))), None)
+    return state
 
 
 def _lost(error: BaseException) -> bool:

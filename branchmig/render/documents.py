@@ -79,6 +79,7 @@ def _outcome(outcome: Outcome) -> Document:
         "status": outcome.status,
         "appliedMigrations": list(outcome.applied),
         "errorMessage": masked(outcome.message),
+        "errorType": outcome.failure.type if outcome.failure else None,
         "hint": masked(outcome.failure.hint) if outcome.failure else None,
         "warnings": [mask(warning) for warning in outcome.warnings],
         "duration": duration_text(outcome.duration),

@@ -179,16 +179,20 @@ def where(error: BaseException) -> str | None:
 
     That is a history or what it calls: not this program, nor what runs or serves histories.
     """
+    # The package that the exception is from: a driver, whose insides tell nobody anything.
+    origin = type(getattr(error, "orig", None) or error).__module__.partition(".")[0]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
-        if path.is_file() and not _is_machinery(path):
+        if path.is_file() and not _is_machinery(path, origin):
             return f"{frame.filename}, line {frame.lineno}"
     return None
 
 
-def _is_machinery(path: Path) -> bool:
+def _is_machinery(path: Path, origin: str) -> bool:
     packages = (Path(inspect.getfile(package)).parent for package in (alembic, sqlalchemy))
     if any(folder in path.parents for folder in (packaged("branchmig"), *packages)):
         return True
     installed = {"site-packages", "dist-packages"} & set(path.parts)
+    if installed and origin in path.parts:
+        return True
     return not installed and Path(sysconfig.get_path("stdlib")) in path.parents

@@ -374,11 +374,20 @@ def _state(row: sa.Row[Any]) -> BranchState:
 
 
 def _state_of(connection: sa.Connection, branch_id: str) -> BranchState:
-    statement = sa.select(states).where(states.c.branch_id == branch_id).with_for_update()
-    row = connection.execute(statement).first()
+    statement = sa.select(states).where(states.c.branch_id == branch_id)
+    row = connection.execute(_locking(statement)).first()
     if row is None:
         raise UnknownBranch("the branch has been removed meanwhile")
     return _state(row)
+
+
+def _locking(statement: sa.Select[Any]) -> sa.Select[Any]:
+    """The same, holding the states that it finds until the transaction ends.
+
+    T-SQL knows no FOR UPDATE and SQLAlchemy leaves it out there; a hint beside the table does it.
+    """
+    hint = "WITH (UPDLOCK, ROWLOCK)"
+    return statement.with_for_update(of=states).with_hint(states, hint, "mssql")
 
 
 def _state_values(state: BranchState) -> dict[str, Any]:
@@ -405,8 +414,8 @@ _OF_BRANCH = states.c.branch_id == sa.bindparam("of_branch")
 _OF_TOKEN = states.c.lock_token == sa.bindparam("of_token")
 _MINE = (_OF_BRANCH, _OF_TOKEN, states.c.lock_owner == sa.bindparam("of_owner"))
 _NOW = sa.select(clock())
-_RECORD = _records().where(_OF_BRANCH).with_for_update(of=states)
-_LEASED = sa.select(states).where(*_MINE).with_for_update()
+_RECORD = _locking(_records().where(_OF_BRANCH))
+_LEASED = _locking(sa.select(states).where(*_MINE))
 _ACQUIRE = sa.update(states).where(_OF_BRANCH, _OF_TOKEN, _free()).values(lock_expires_at=_LATER)
 _RENEW = sa.update(states).where(*_MINE).values(lock_expires_at=_LATER)
 _CONCLUDE = sa.update(states).where(*_MINE).values(lock_owner=None, lock_expires_at=None)

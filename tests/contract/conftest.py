@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+import sqlserver
 from servers import Server
 
 from branchmig.config import Settings
@@ -17,13 +18,18 @@ from branchmig.store import Store
 OpenStore = Callable[[], Store]
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
-def headoffice_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb", *sqlserver.DRIVERS])
+def headoffice_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of an empty database of each engine that HeadOffice may live on."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'headoffice.db'}"
-    server: Server = request.getfixturevalue(request.param)
-    return server.url(f"h_{uuid.uuid4().hex}")
+        yield f"sqlite:///{tmp_path / 'headoffice.db'}"
+    elif request.param in sqlserver.DRIVERS:
+        url = sqlserver.server_url(request.param, f"h_{uuid.uuid4().hex}")
+        yield url
+        sqlserver.drop(url)
+    else:
+        server: Server = request.getfixturevalue(request.param)
+        yield server.url(f"h_{uuid.uuid4().hex}")
 
 
 @pytest.fixture

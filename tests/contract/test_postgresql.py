@@ -235,3 +235,29 @@ def test_the_reference_history_goes_up_to_base_and_up_again(
     assert (snapshot.heads, snapshot.tables) == ((), frozenset())
     migrate(up)
     assert schema_of(url) == first
+
+
+def test_too_many_connections_are_back_pressure(
+    strategy: PostgresqlStrategy, postgresql: Postgresql, url: str
+) -> None:
+    postgresql.query("CREATE ROLE crowd LOGIN CONNECTION LIMIT 0")
+    with pytest.raises(BranchBusy), strategy.connect(url.replace("postgres@", "crowd@")):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "sentence"),
+    [
+        ("FATAL: sorry, too many clients already", FailureKind.BUSY, "too many connections"),
+        ("FATAL: the database system is starting up", FailureKind.UNREACHABLE, "is starting up"),
+        ('FATAL: no pg_hba.conf entry for host "h"', FailureKind.UNREACHABLE, "login is refused"),
+        ('FATAL: permission denied for database "d"', FailureKind.PERMANENT, "lacks a right"),
+        ("SSL error: certificate verify failed", FailureKind.UNREACHABLE, "TLS"),
+    ],
+)
+def test_a_connection_that_failed_is_told_by_its_words(
+    strategy: PostgresqlStrategy, said: str, kind: FailureKind, sentence: str
+) -> None:
+    error = psycopg.OperationalError(f"connection failed: {said}")
+    assert strategy.classify(error) is kind
+    assert sentence in strategy.explain(error, "postgresql://h/d").message

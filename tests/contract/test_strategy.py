@@ -8,12 +8,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import databases
 import pytest
 import sqlalchemy as sa
-from databases import DATABASES, Database
+from databases import ENGINES, Database
 from office import HISTORIES
 
-from branchmig.errors import BranchBusy, BranchmigError, DatabaseMissing, SecondConnection
+from branchmig.errors import (
+    BranchBusy,
+    BranchmigError,
+    BranchUnreachable,
+    DatabaseMissing,
+    SecondConnection,
+)
 from branchmig.model import FailureKind, Snapshot, Step, VersionTable
 from branchmig.providers import Limits, MigrationStrategy, strategy_for
 from branchmig.revisions.environment import run, stamp
@@ -28,10 +35,12 @@ SHOPS = "CREATE TABLE shops (id INTEGER NOT NULL PRIMARY KEY, city VARCHAR(80))"
 VERSIONS = "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
 
 
-@pytest.fixture(params=list(DATABASES))
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+@pytest.fixture(params=ENGINES)
+def database(request: pytest.FixtureRequest) -> Iterator[Database]:
     """A branch database that is not there yet."""
-    return DATABASES[request.param](tmp_path)
+    database = databases.database(request.param, request)
+    yield database
+    database.drop()
 
 
 @pytest.fixture
@@ -171,7 +180,7 @@ def test_a_connection_that_was_lost_is_not_silently_replaced(connection: sa.Conn
     connection.invalidate()
     with pytest.raises(sa.exc.StatementError) as refused:
         connection.execute(sa.text("SELECT 1"))
-    assert isinstance(refused.value.orig, SecondConnection)
+    assert isinstance(refused.value.orig, (SecondConnection, BranchUnreachable))
 
 
 def test_a_database_can_be_connected_to_again_after_an_attempt(
@@ -233,17 +242,20 @@ def test_a_failing_revision_leaves_nothing_where_ddl_is_transactional(
 ) -> None:
     history = history_of("fails_midway", strategy)
     transactional = strategy.capabilities.transactional_ddl
-    with strategy.connect(made.url) as connection, strategy.lock(connection):
-        with pytest.raises(sa.exc.DBAPIError):
-            run(
-                history,
-                connection,
-                history.steps((), "head"),
-                NoHooks(),
-                transactional_ddl=transactional,
-            )
-        found = strategy.read(connection, TABLE)
-    assert strategy.inspect(made.url, TABLE) == found
+    with (
+        pytest.raises(sa.exc.DBAPIError),
+        strategy.connect(made.url) as connection,
+        strategy.lock(connection),
+    ):
+        run(
+            history,
+            connection,
+            history.steps((), "head"),
+            NoHooks(),
+            transactional_ddl=transactional,
+        )
+    # Not by that connection: after an error an engine may give it up.
+    found = strategy.inspect(made.url, TABLE)
     assert found.heads == ("f1",)
     assert ("half" not in found.tables) is transactional
 
@@ -266,7 +278,9 @@ def test_a_transaction_that_is_ended_is_noticed(
     with connection.begin():
         strategy.begin_watch(connection)
         connection.exec_driver_sql(ended)
-        assert strategy.end_watch(connection) == ended
+        # Where DDL commits by itself that is no news, and the journal watches.
+        expected = ended if strategy.capabilities.transactional_ddl else None
+        assert strategy.end_watch(connection) == expected
 
 
 def test_a_transaction_that_goes_on_is_not_reported(
@@ -281,9 +295,7 @@ def test_a_transaction_that_goes_on_is_not_reported(
         watching,
         transactional_ddl=strategy.capabilities.transactional_ddl,
     )
-    # Where DDL commits by itself, every revision with DDL is seen to have been committed.
-    expected = None if strategy.capabilities.transactional_ddl else "COMMIT"
-    assert watching.seen == [expected] * 3
+    assert watching.seen == [None] * 3
 
 
 def test_what_did_not_change_breaks_nothing(

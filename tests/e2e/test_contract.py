@@ -53,6 +53,7 @@ OUTCOME = BRANCH | {
     "status": Matching("Pending|InProgress|Completed|Failed|RequiresManualIntervention"),
     "appliedMigrations": [str],
     "errorMessage": TEXT_OR_NULL,
+    "errorType": TEXT_OR_NULL,
     "hint": TEXT_OR_NULL,
     "warnings": [str],
     "duration": DURATION,
@@ -718,7 +719,9 @@ def test_a_live_lease_keeps_others_away_until_it_is_cleared_by_force(office: Off
     assert status["lockExpiresAt"]
     token = "SELECT lock_token FROM branchmig_migration_states"
     before = office.headoffice(token)
-    assert office.json("unlock", "BR001")["count"] == 0
+    refused = office.json("unlock", "BR001", code=75)
+    assert "unlock BR001 --force" in refused["error"]["hint"]
+    assert office.json("unlock", "--all")["count"] == 0
     assert office.json("unlock", "BR001", "--force", "--yes")["branches"] == ["BR001"]
     assert office.headoffice(token) > before
     assert outcome(office.json("apply", "BR001")) == ("migrated", None, "Completed")

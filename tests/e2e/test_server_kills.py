@@ -17,7 +17,7 @@ import pytest
 from lab import Lab
 from office import Office
 from processes import Family, until
-from servers import Mariadb, Postgresql, Server, own
+from servers import Mariadb, Postgresql, Server, private
 
 HEAD = "r3"
 BRANCHES = 3
@@ -47,7 +47,7 @@ def _survives(engine: type[Server], folder: Path, kills: int) -> None:
     sys.stdout.write(f"TEST_SEED={seed}\n")
     family = Family()
     try:
-        with own(engine) as server:
+        with private(engine) as server:
             blows = Blows(server, folder, family)
             blows.begin(kills)
             blows.strike_often(kills, random.Random(seed))

@@ -125,6 +125,24 @@ def test_the_workers_of_a_parent_that_is_killed_die_within_a_revision(
     assert slow.head(office, "BR001") == "s2_many"
 
 
+def test_the_next_run_says_what_a_killed_one_had_done_and_could_not_record(
+    office: Office, family: Family
+) -> None:
+    slow.prepare(office, "BR001")
+    slow.lengthen(office, "BR001")
+    run = office.start("apply-all")
+    slow.begun(office, "BR001", "s3_long")
+    run.kill()
+    run.communicate()
+    slow.shorten(office, "BR001")
+    office.run("unlock", "BR001", "--force", "--yes")
+    (branch,) = office.json("apply-all")["branches"]
+    assert branch["warnings"] == [
+        "a run that ended without a word had brought it from base to s2_many"
+    ]
+    assert branch["appliedMigrations"] == ["s3_long", "s4"]
+
+
 def test_a_lease_lost_on_one_branch_does_not_stop_the_next(office: Office, family: Family) -> None:
     slow.prepare(office, "BR001", "BR002", "BR003")
     office.environ["BRANCHMIG_RUN_LEASE_SECONDS"] = "1"
