@@ -173,7 +173,12 @@ class Lab:
         return self.server.query(statement, self.database)
 
     def has_journal(self) -> bool:
-        return bool(self.query("SHOW TABLES LIKE 'branchmig_journal'"))
+        return bool(
+            self.query(
+                "SELECT table_name FROM information_schema.tables WHERE table_name = "
+                f"'branchmig_journal' AND table_schema IN ('{self.database}', 'public')"
+            )
+        )
 
 
 if __name__ == "__main__":
