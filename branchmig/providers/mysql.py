@@ -162,6 +162,7 @@ class MysqlStrategy:
         self._limits = limits
         self._contexts: dict[str, Any] = {}
         self._dialects: dict[str, sa.Dialect] = {}
+        self._galera: dict[tuple[Any, ...], bool] = {}
 
     # Where ------------------------------------------------------------------------------------
 
@@ -461,7 +462,7 @@ class MysqlStrategy:
 
     def _lock_name(self, connection: sa.Connection) -> str:
         """Locks are the whole server's, and their names end at 64 characters."""
-        database = str(self._ask(connection, "SELECT DATABASE()"))
+        database = _database(connection)
         return f"branchmig:{hashlib.sha256(database.lower().encode()).hexdigest()[:48]}"
 
     def _taken(self, connection: sa.Connection, name: str) -> bool:
@@ -489,13 +490,18 @@ class MysqlStrategy:
         return f"session {row[0]} of {row[1]} from {row[2]}{doing}"
 
     def _warn_of_galera(self, connection: sa.Connection) -> None:
-        with own_transaction(connection):
-            row = connection.exec_driver_sql("SHOW VARIABLES LIKE 'wsrep_on'").first()
-        if row is not None and str(row[1]).upper() in ("ON", "1"):
+        url = connection.engine.url
+        # Asked once of each server: it is the dearest of the questions before the first statement.
+        server = (url.host, url.port, url.query.get("unix_socket"))
+        if server not in self._galera:
+            with own_transaction(connection):
+                row = connection.exec_driver_sql("SHOW VARIABLES LIKE 'wsrep_on'").first()
+            self._galera[server] = row is not None and str(row[1]).upper() in ("ON", "1")
+        if self._galera[server]:
             log.warning(
                 "%s is a node of a Galera cluster: the session lock holds on this node alone, so "
                 "let every run reach the branch through the same node",
-                self._where(connection.engine.url.render_as_string()),
+                self._where(url.render_as_string()),
             )
 
     def _ask(self, connection: sa.Connection, question: str, *parameters: object) -> Any:
@@ -505,8 +511,7 @@ class MysqlStrategy:
     # Within a revision ------------------------------------------------------------------------
 
     def journal(self, connection: sa.Connection, name: str, *, there: bool) -> Journal:
-        database = str(self._ask(connection, "SELECT DATABASE()"))
-        return Journal(connection, MysqlLanguage(database), name, there=there)
+        return Journal(connection, MysqlLanguage(_database(connection)), name, there=there)
 
     def begin_watch(self, connection: sa.Connection) -> None:
         """The journal watches."""
@@ -574,6 +579,11 @@ def _last_rows(cursor: Any, statements: str) -> list[Any]:
     while cursor.nextset():
         pass
     return list(cursor.fetchall())
+
+
+def _database(connection: sa.Connection) -> str:
+    """The server's name for the database of a connection, asked when that was made."""
+    return str(connection.dialect.default_schema_name)
 
 
 def _qualified(table: VersionTable) -> str:
