@@ -179,7 +179,7 @@ class SqlserverStrategy:
 
     def read_engine(self, url: str) -> sa.Engine:
         engine = self.engine(url)
-        _only_reading(engine)
+        only_reading(engine)
         return engine
 
     @property
@@ -370,7 +370,7 @@ def _look(ask: _Ask, version_table: VersionTable) -> Snapshot:
     return Snapshot(True, True, tuple(sorted(row[0] for row in rows)), frozenset(tables))
 
 
-def _only_reading(engine: sa.Engine) -> None:
+def only_reading(engine: sa.Engine) -> None:
     """Hold an engine to reading, which no setting of a session does on SQL Server.
 
     What is no question is refused as a driver would, and whatever a question may do besides is

@@ -19,8 +19,10 @@ from typing import Any, NamedTuple
 import pyodbc
 import pytest
 import sqlalchemy as sa
+import sqlglot
 import sqlserver
 from processes import until
+from sqlalchemy.dialects import mssql, postgresql
 
 from branchmig.errors import (
     BranchBusy,
@@ -36,7 +38,7 @@ from branchmig.masking import mask, mask_url
 from branchmig.model import FailureKind, Provider, VersionTable
 from branchmig.providers import Limits, provider_of, sqlserver_drivers, strategy_for
 from branchmig.providers.connections import connected, refuse_second
-from branchmig.providers.sqlserver import SqlserverStrategy
+from branchmig.providers.sqlserver import SqlserverStrategy, only_reading
 from branchmig.providers.sqlserver_drivers import (
     Driver,
     address,
@@ -46,6 +48,8 @@ from branchmig.providers.sqlserver_drivers import (
     within,
 )
 from branchmig.providers.sqlserver_session import OPTION, Session, give_back, resource, take
+from branchmig.store import store
+from branchmig.store.tables import clock
 
 URL = "mssql://ada:correct-horse@db-1.example/BR001"
 MS = "[Microsoft][ODBC Driver 18 for SQL Server]"
@@ -612,3 +616,40 @@ def test_an_error_of_the_script_itself_does_not_cost_the_connection(broken: sa.C
     assert broken.execute(sa.text("SELECT 1")).scalar() == 1
     driver: Any = broken.connection.dbapi_connection
     driver.complains = False
+
+
+# HeadOffice -------------------------------------------------------------------------------------
+
+
+def test_an_engine_for_reading_refuses_to_write_and_commits_nothing(tmp_path: Path) -> None:
+    """By the engine's own events, on a database that is real."""
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'any.db'}")
+    with engine.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE shops (id INTEGER)"))
+    only_reading(engine)
+    with engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM shops")).scalar() == 0
+        for statement in ("INSERT INTO shops VALUES (1)", "  delete from shops", "EXEC sp_who"):
+            with pytest.raises(sa.exc.ProgrammingError, match="may only read"):
+                connection.exec_driver_sql(statement)
+        driver: Any = connection.connection.dbapi_connection
+        driver.execute("INSERT INTO shops VALUES (1)")
+        connection.commit()
+        assert connection.execute(sa.text("SELECT count(*) FROM shops")).scalar() == 0
+
+
+@pytest.mark.parametrize("statement", [store._RECORD, store._LEASED])
+def test_what_headoffice_reads_before_it_writes_is_held_by_a_hint(
+    statement: sa.Select[Any],
+) -> None:
+    """T-SQL has no FOR UPDATE, and SQLAlchemy passes over it without a word."""
+    text = str(statement.compile(dialect=mssql.dialect()))
+    assert "branchmig_migration_states WITH (UPDLOCK, ROWLOCK)" in text
+    assert "WITH (" not in str(statement.compile(dialect=postgresql.dialect()))
+    assert sqlglot.parse(text, dialect="tsql", error_level=sqlglot.ErrorLevel.RAISE)
+
+
+def test_headoffices_clock_is_the_servers_in_utc_and_to_the_moment() -> None:
+    text = str(sa.select(clock(600)).compile(dialect=mssql.dialect()))
+    assert "SYSUTCDATETIME()" in text
+    assert "DATEADD(millisecond" in text
