@@ -390,7 +390,7 @@ class MysqlStrategy:
         engine = self._engine(url, alone=True, poolclass=NullPool)
 
         def limit(driver: Any, _: Any) -> None:
-            self._limit(driver, read_only, patient=not read_only)
+            self._limit(driver, read_only)
 
         sa.event.listen(engine, "connect", limit)
         with ExitStack() as stack:
@@ -404,18 +404,18 @@ class MysqlStrategy:
                 ) from None
             yield connection
 
-    def _limit(self, driver: Any, read_only: bool, *, patient: bool = False) -> None:
-        """Session settings of every connection; `patient`: a statement may run for hours."""
+    def _limit(self, driver: Any, read_only: bool) -> None:
+        """Session settings of every connection."""
         with closing(driver.cursor()) as cursor:
             cursor.execute(self._settings(driver))
             if read_only:
                 cursor.execute("SET SESSION TRANSACTION READ ONLY")
         _keep_alive(driver)
-        self._be_patient(driver, patient)
+        self._be_patient(driver, False)
 
     def _be_patient(self, driver: Any, patient: bool) -> None:
         """The driver's limit on reading was for the login; a statement may wait for a lock, and a
-        long ALTER must not be cut off."""
+        long ALTER of a revision must not be cut off at all."""
         limits = self._limits
         if not hasattr(driver, "_read_timeout"):
             return
@@ -514,10 +514,13 @@ class MysqlStrategy:
         return Journal(connection, MysqlLanguage(_database(connection)), name, there=there)
 
     def begin_watch(self, connection: sa.Connection) -> None:
-        """The journal watches."""
+        """The journal watches; here only a revision's own statements may take long."""
+        self._be_patient(connection.connection.dbapi_connection, True)
 
     def end_watch(self, connection: sa.Connection, *, failed: bool = False) -> str | None:
-        """The journal watches; that something was committed is no news on this engine."""
+        """That something was committed is no news on this engine."""
+        if not failed:  # a long rollback follows where much has been done
+            self._be_patient(connection.connection.dbapi_connection, False)
         return None
 
     def integrity(self, connection: sa.Connection) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import re
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,6 +35,7 @@ from .journal import Journal, NoJournal
 from .marks import TABLE as JOURNAL
 from .postgresql_language import PostgresqlLanguage
 from .protocol import Capabilities, Limits
+from .watchdog import answer_within
 
 _LOCK_KEY = int.from_bytes(hashlib.sha256(b"branchmig").digest()[:8], "big", signed=True)
 """Advisory locks belong to one database of a server, so the key needs no name in it."""
@@ -132,7 +133,7 @@ class PostgresqlStrategy:
     def identity(self, url: str) -> str:
         given = self._url(url)
         host = given.query.get("host", given.host or "")
-        return f"postgresql:{host}:{given.port or 5432}:{given.database}".lower()
+        return f"postgresql:{str(host).lower()}:{given.port or 5432}:{given.database}"
 
     def _url(self, url: str) -> URL:
         # SQLAlchemy's own default is the older psycopg2.
@@ -143,7 +144,11 @@ class PostgresqlStrategy:
     def inspect(self, url: str, version_table: VersionTable) -> Snapshot:
         # By the driver alone: an engine asks the server half a dozen questions of its own first.
         try:
-            with closing(self._reader(url)) as driver, closing(driver.cursor()) as cursor:
+            with (
+                closing(self._reader(url)) as driver,
+                closing(driver.cursor()) as cursor,
+                self._answered(driver),
+            ):
                 return self._looked(cursor, version_table)
         except Exception as error:
             if not self.is_own(error):
@@ -269,13 +274,22 @@ class PostgresqlStrategy:
                 connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {_quoted(name)}")
 
     def engine(self, url: str) -> sa.Engine:
-        engine = self._engine(url)
-        sa.event.listen(engine, "connect", lambda driver, _: self._limit(driver, False))
-        return engine
+        return self._shared(url, read_only=False)
 
     def read_engine(self, url: str) -> sa.Engine:
+        return self._shared(url, read_only=True)
+
+    def _shared(self, url: str, *, read_only: bool) -> sa.Engine:
+        """An engine for short transactions: whatever it asks is to be answered soon."""
         engine = self._engine(url)
-        sa.event.listen(engine, "connect", lambda driver, _: self._limit(driver, True))
+
+        def execute(cursor: Any, statement: str, parameters: Any, _: Any) -> bool:
+            with self._answered(cursor.connection):
+                cursor.execute(statement, parameters)
+            return True
+
+        sa.event.listen(engine, "connect", lambda driver, _: self._limit(driver, read_only))
+        sa.event.listen(engine, "do_execute", execute)
         return engine
 
     def _engine(self, url: str, **options: Any) -> sa.Engine:
@@ -300,13 +314,31 @@ class PostgresqlStrategy:
         """One connection with its limits, and no second."""
         engine = self._engine(url, poolclass=NullPool)
         refuse_second(engine)
-        sa.event.listen(engine, "connect", lambda driver, _: self._limit(driver, read_only))
-        with ExitStack() as stack:
+        with ExitStack() as stack, ExitStack() as questions:
+
+            def opened(dialect: sa.Dialect, _: Any, arguments: Any, options: Any) -> Any:
+                driver: Any = dialect.connect(*arguments, **options)
+                # SQLAlchemy has questions of its own first.
+                questions.enter_context(self._answered(driver))
+                return driver
+
+            sa.event.listen(engine, "do_connect", opened)
+            sa.event.listen(engine, "connect", lambda driver, _: self._limit(driver, read_only))
             try:
-                connection = stack.enter_context(connected(engine))
+                with questions:
+                    connection = stack.enter_context(connected(engine))
             except sa.exc.DBAPIError as error:
                 raise self.explain(error, url) from error
+            connection.info["branchmig_patience"] = self._patience
             yield connection
+
+    @property
+    def _patience(self) -> float:
+        """Seconds within which a question must be answered that waits for nobody's lock but one."""
+        return self._limits.connect_timeout + self._limits.lock_timeout
+
+    def _answered(self, driver: Any) -> AbstractContextManager[None]:
+        return answer_within(self._patience, driver.fileno())
 
     def _limit(self, driver: Any, read_only: bool) -> None:
         """Session settings of every connection; in autocommit, or a rollback would undo them."""
@@ -350,7 +382,7 @@ class PostgresqlStrategy:
         driver: Any = connection.connection.dbapi_connection
         before, driver.autocommit = driver.autocommit, True
         try:
-            with driver.cursor() as cursor:
+            with self._answered(driver), driver.cursor() as cursor:
                 cursor.execute(f"SELECT {function}({_LOCK_KEY})")
                 return bool(cursor.fetchone()[0])
         finally:
@@ -359,15 +391,17 @@ class PostgresqlStrategy:
     def _holder(self, connection: sa.Connection) -> str:
         high, low = (_LOCK_KEY >> 32) & 0xFFFFFFFF, _LOCK_KEY & 0xFFFFFFFF
         with own_transaction(connection):
-            row = connection.exec_driver_sql(
+            rows = _ask(
+                connection,
                 "SELECT a.pid, a.usename, coalesce(host(a.client_addr), 'its own host') "
                 "FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
-                "WHERE l.locktype = 'advisory' AND l.granted AND l.classid::bigint = %s "
-                "AND l.objid::bigint = %s "
+                f"WHERE l.locktype = 'advisory' AND l.granted AND l.classid::bigint = {high} "
+                f"AND l.objid::bigint = {low} "
                 "AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-                (high, low),
-            ).first()
-        return f"session {row[0]} of {row[1]} from {row[2]}" if row else "another session"
+            )
+        if not rows:
+            return "another session"
+        return f"session {rows[0][0]} of {rows[0][1]} from {rows[0][2]}"
 
     # Within a revision ------------------------------------------------------------------------
 
@@ -375,7 +409,7 @@ class PostgresqlStrategy:
         if not _keeps_journal(connection):
             return NoJournal()
         with own_transaction(connection):
-            schema = connection.exec_driver_sql("SELECT current_schema()").scalar()
+            ((schema,),) = _ask(connection, "SELECT current_schema()")
         return Journal(connection, PostgresqlLanguage(schema or "public"), name, there=there)
 
     def begin_watch(self, connection: sa.Connection) -> None:
@@ -467,7 +501,9 @@ def _keeps_journal(connection: sa.Connection) -> bool:
 
 def _ask(connection: sa.Connection, question: str) -> list[Any]:
     """Rows; by the simple protocol, and with no meaning for percent signs."""
-    return list(connection.exec_driver_sql(question, execution_options={"no_parameters": True}))
+    driver: Any = connection.connection.dbapi_connection
+    with answer_within(connection.info["branchmig_patience"], driver.fileno()):
+        return list(connection.exec_driver_sql(question, execution_options={"no_parameters": True}))
 
 
 def _qualified(table: VersionTable) -> str:

@@ -371,3 +371,37 @@ def test_a_connection_that_is_cut_anywhere_leaves_a_branch_that_the_next_run_com
 
 SHARES = (0.01, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97)
 """Parts of the bytes that a whole migration takes, after which the connection is cut."""
+
+
+def test_a_server_that_falls_silent_at_any_question_is_given_up_in_time(
+    fleet: Fleet, names: Callable[[str], str]
+) -> None:
+    """It keeps the connection, as one that is frozen does: no keepalive finds that out."""
+    user = "postgres" if fleet.on_postgresql else "root"
+    at_the_first_revision(fleet.server, names("d"))
+    with proxied(fleet.server.port) as whole:
+        fleet.add(WHOLE=fleet.url(user, None, names("d"), port=whole.port))
+        fleet.office.run("pending", "WHOLE")
+        fleet.office.run("branch", "remove", "WHOLE", "--yes")
+    # Within a look; at its end; and in the first questions of an attempt, after a whole look.
+    limits = [round(whole.most * 0.6), whole.most - 1, whole.most, whole.most + 100]
+    with ExitStack() as stack:
+        silent = [
+            stack.enter_context(proxied(fleet.server.port, limit, silent=True)) for limit in limits
+        ]
+        fleet.add(
+            **{
+                f"B{n}": fleet.url(user, None, names(f"silent_{n}"), port=proxy.port)
+                for n, proxy in enumerate(silent)
+            },
+            Z_SAME=fleet.server.url(names("after")),
+        )
+        for n in range(len(limits)):
+            at_the_first_revision(fleet.server, names(f"silent_{n}"))
+        outcomes = fleet.apply_all()
+    states = fleet.states()
+    assert states.pop("Z_SAME") == ("Completed", 0)
+    assert set(states.values()) == {("Failed", 0)}
+    for code in states:
+        assert took(outcomes[code]) < MARGIN
+        assert outcomes[code]["errorType"] == "BranchUnreachable"
