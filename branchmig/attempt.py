@@ -114,7 +114,8 @@ class Work(NoHooks):
                 if not (self.settings.run.create_databases or self.task.create):
                     raise
                 # Asked to stop already, it leaves not so much as a new database behind.
-                self.fence.check_step()
+                if self.fence.state.signum is not None:
+                    self.fence.check_step()
                 self.strategy.create(url)
                 connection = stack.enter_context(self.strategy.connect(url))
             yield connection

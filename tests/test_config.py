@@ -42,6 +42,7 @@ OVERRIDES: dict[str, tuple[str, Any]] = {
     "create_databases": ("no", False),
     "connect_timeout": ("0.5", 0.5),
     "lock_timeout": ("0.5", 0.5),
+    "lock_tries": ("5", 5),
     "statement_timeout": ("0.5", 0.5),
     "lease_seconds": ("7", 7),
     "max_attempts": ("7", 7),

@@ -256,11 +256,11 @@ def test_a_stop_that_was_asked_for_begins_nothing(scene: Scene) -> None:
 
 
 class StopsBefore(Fence):
-    """Does something as the nth revision is about to begin, on a branch without a database."""
+    """Does something as the nth revision is about to begin."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
-        self.number = number + 1  # the first time it is asked is before the database is made
+        self.number = number
 
     def check_step(self) -> None:
         self.number -= 1

@@ -424,6 +424,8 @@ class PostgresqlStrategy:
             connection.info["branchmig_transaction"] = now
 
     def end_watch(self, connection: sa.Connection, *, failed: bool = False) -> str | None:
+        if connection.invalidated:
+            return None  # it answers nothing more, not even this
         before = connection.info.pop("branchmig_transaction", None)
         if failed:
             return _committed(connection, before) if before else None

@@ -140,7 +140,7 @@ class _Watched(NoHooks):
     def __init__(self, strategy: MigrationStrategy, connection: sa.Connection) -> None:
         self.strategy = strategy
         self.connection = connection
-        self.journal = strategy.journal(connection, "BR001")
+        self.journal = strategy.journal(connection, "BR001", there=False)
 
     def begun(self, step: Step) -> None:
         self.strategy.begin_watch(self.connection)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -345,3 +346,15 @@ def test_a_statement_is_read_for_what_it_does(
     read = PostgresqlLanguage("public").read(statement)
     assert read.kind.name == kind
     assert [t.name for t in read.targets] == ([target] if target else [])
+
+
+def test_a_connection_that_is_lost_within_a_revision_is_told_as_that(
+    lab: Lab, postgresql: Postgresql
+) -> None:
+    lab.revision("r2", 'op.execute("SELECT pg_sleep(60)")')
+    with ThreadPoolExecutor(1) as pool:
+        attempt = pool.submit(lab.attempt)
+        postgresql.query(f"SELECT pg_terminate_backend({lab.wait_for('SELECT pg_sleep')})")
+    assert "the connection was lost in the revision r2" in failed(
+        attempt.result(), FailureKind.UNREACHABLE
+    )
