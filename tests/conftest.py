@@ -16,6 +16,14 @@ from servers import MISSING, Mariadb, Postgresql, private
 from branchmig import masking
 
 
+LONGEST = ("test_real_histories.py", "test_kills.py", "test_server_kills.py", "test_bad_servers.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest come first, or the run would end with one process waiting for another."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
     """Under CI=true a skipped test fails the session: there, everything can be tested but what
