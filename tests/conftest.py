@@ -15,7 +15,6 @@ from servers import MISSING, Mariadb, Postgresql, private
 
 from branchmig import masking
 
-
 LONGEST = ("test_real_histories.py", "test_kills.py", "test_server_kills.py", "test_bad_servers.py")
 
 
