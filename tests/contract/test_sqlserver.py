@@ -1,7 +1,8 @@
 """What SQL Server and its two families of drivers do to a migrator, each trap closed.
 
-Errors are recorded ones, in the driver manager's real exceptions; networks that fail are real, with
-the real drivers. What needs a server stands in the other contracts, run once per driver.
+Errors are made in the driver manager's real exceptions: states and numbers as recorded from servers
+or as Microsoft documents them, the words mostly our own. Networks that fail are real, with the real
+drivers. What needs a server stands in the other contracts, run once per driver.
 """
 
 from __future__ import annotations
