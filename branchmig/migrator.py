@@ -75,6 +75,14 @@ class Migrator:
             self._histories[provider] = history
         return self._histories[provider]
 
+    def server(self, branch: Branch) -> str | None:
+        """What a branch shares with others and must not be flooded; None: nothing but this host."""
+        if branch.server:
+            return branch.server
+        with suppress(BranchmigError):
+            return self.strategy(branch.provider).server(branch.url)
+        return None
+
     # Looking ----------------------------------------------------------------------------------
 
     def look(self, branch: Branch) -> Snapshot:
