@@ -39,7 +39,7 @@ class Survey:
     def __init__(
         self, migrator: Migrator, per_server: int, tell: Callable[[Finding], object]
     ) -> None:
-        """`tell` is called from any thread. The histories of the branches are loaded before."""
+        """`tell` is called from any thread. `migrator` has loaded its histories before."""
         self._migrator = migrator
         self._per_server = per_server
         self._tell = tell
@@ -54,6 +54,10 @@ class Survey:
         """Look at all of them; each is told of exactly once, unless `close` comes before."""
         files = []
         for record in records:
+            if not self._migrator.knows(record.branch.provider):
+                # Its driver is missing, say. Loading a history is not for threads.
+                self._tell(Finding(record))
+                continue
             server = self._migrator.server(record.branch)
             if server is None:
                 files.append(record)
