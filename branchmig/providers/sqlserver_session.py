@@ -18,11 +18,12 @@ OPTION = "branchmig_session"
 """The execution option by which a connection leads to its session."""
 
 # Without parameters, or the table would be gone with the procedure that the driver wraps around
-# them. It belongs to the session and tells COMMIT from ROLLBACK: there afterwards, or not.
-_MARK = """
-IF OBJECT_ID('tempdb..#branchmig_watch') IS NOT NULL DROP TABLE #branchmig_watch;
-CREATE TABLE #branchmig_watch (id int);
-"""
+# them; and one by one, as an error of a second statement in a batch comes to light only later. The
+# table belongs to the session and tells COMMIT from ROLLBACK: there afterwards, or not.
+_MARK = (
+    "IF OBJECT_ID('tempdb..#branchmig_watch') IS NOT NULL DROP TABLE #branchmig_watch",
+    "CREATE TABLE #branchmig_watch (id int)",
+)
 _UNMARK = "DROP TABLE #branchmig_watch"
 _MARKED = "SELECT CASE WHEN OBJECT_ID('tempdb..#branchmig_watch') IS NULL THEN 0 ELSE 1 END"
 
@@ -139,7 +140,8 @@ class Session:
     def begin_watch(self, connection: sa.Connection) -> None:
         """From now on notice whether the transaction is ended by anybody."""
         self._kept = None
-        connection.exec_driver_sql(_MARK)
+        for statement in _MARK:
+            connection.exec_driver_sql(statement)
         answer = connection.exec_driver_sql(_BIND).scalar()
         self._watching = answer in (0, 1)
 

@@ -20,8 +20,8 @@ from servers import Mariadb
 from branchmig.model import FailureKind, SkipReason
 from branchmig.providers.marks import TABLE
 from branchmig.providers.mysql_language import MysqlLanguage
-from branchmig.providers.mysql_statements import shown
-from branchmig.providers.statements import Landed
+from branchmig.providers.mysql_statements import landed, shown
+from branchmig.providers.statements import Fact, Landed
 
 KILLS = 20
 
@@ -553,6 +553,20 @@ def test_a_killed_client_leaves_the_server_to_finish_its_alter(lab: Lab) -> None
     assert lab.attempt().failure is None
     assert columns(lab, "ledger") == ["id", "what", "more"]
     assert [row for row in ledger(lab) if row != "row"] == ["before", "after"]
+
+
+def test_a_foreign_key_of_which_only_the_index_is_there_has_not_landed() -> None:
+    """As a server that was killed in the middle of making it has been seen to come back."""
+    before = "CREATE TABLE `t` (\n  `a` int,\n  PRIMARY KEY (`id`)\n) ENGINE=InnoDB"
+    index = before.replace("(`id`)", "(`id`),\n  KEY `fk` (`a`)")
+    whole = index.replace(
+        "(`a`)", "(`a`),\n  CONSTRAINT `fk` FOREIGN KEY (`a`) REFERENCES `p` (`id`)"
+    )
+    statement = "ALTER TABLE t ADD CONSTRAINT fk FOREIGN KEY (a) REFERENCES p (id)"
+    facts = (Fact("TABLE", "`d`.`t`", "changes", before),)
+    assert landed(statement, facts, [before]) is Landed.NO
+    assert landed(statement, facts, [index]) is Landed.UNKNOWN
+    assert landed(statement, facts, [whole]) is Landed.YES
 
 
 MANY = """

@@ -180,10 +180,14 @@ def test_a_statement_that_runs_too_long_is_ended(url: str) -> None:
     assert "ran longer than allowed" in found.message
 
 
-def test_a_long_statement_is_not_cut_off_by_the_time_limit_of_the_login(url: str) -> None:
+def test_a_long_statement_is_not_cut_off_within_a_revision_but_outside_of_one(url: str) -> None:
     strategy = MysqlStrategy(Limits(connect_timeout=1, lock_timeout=1), Path())
     with strategy.connect(url) as connection:
+        strategy.begin_watch(connection)
         assert connection.exec_driver_sql("SELECT SLEEP(3)").scalar() == 0
+        strategy.end_watch(connection)
+        with pytest.raises(sa.exc.OperationalError, match="2013"):
+            connection.exec_driver_sql("SELECT SLEEP(3)")
 
 
 def test_one_tls_context_serves_every_connection_of_a_url(
