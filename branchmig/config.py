@@ -94,9 +94,9 @@ class ValidationSettings(_Section):
 
 
 class RunSettings(_Section):
-    """How a run behaves. Times in seconds."""
+    """How a run behaves. Times in seconds. `workers` None: two for each core."""
 
-    workers: int = Field(4, ge=1)
+    workers: int | None = Field(None, ge=1, le=1000)
     per_server: int = Field(4, ge=1)
     survey_per_server: int = Field(32, ge=1)
     create_databases: bool = True

@@ -79,6 +79,12 @@ class Fence:
             if self._watcher:
                 self._watcher(state)
 
+    def follow(self, other: Fencing) -> None:
+        """Stop and be interrupted as another fence; the lease is one's own."""
+        with self._lock:
+            if (self.state.signum, self.state.interrupted) != (other.signum, other.interrupted):
+                self._change(signum=other.signum, interrupted=other.interrupted)
+
     def _change(self, **fields: Any) -> None:
         self.become(replace(self.state, serial=self.state.serial + 1, **fields))
 

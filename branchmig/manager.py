@@ -80,6 +80,10 @@ class BranchMigrationManager:
             wait_for_unreachable=given.unreachable == "wait",
         )
 
+    def under(self, fence: Fence) -> BranchMigrationManager:
+        """The same, with a fence of its own: for work on one branch beside others."""
+        return BranchMigrationManager(self.settings, self.store, self.migrator, self.run, fence)
+
     # Reading ----------------------------------------------------------------------------------
 
     def pending(self, branch: Branch, target: str) -> PendingRevisions:

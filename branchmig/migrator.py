@@ -75,6 +75,18 @@ class Migrator:
             self._histories[provider] = history
         return self._histories[provider]
 
+    def knows(self, provider: Provider) -> bool:
+        """Whether the history for a provider has been loaded."""
+        return provider in self._histories
+
+    def server(self, branch: Branch) -> str | None:
+        """What a branch shares with others and must not be flooded; None: nothing but this host."""
+        if branch.server:
+            return branch.server
+        with suppress(BranchmigError):
+            return self.strategy(branch.provider).server(branch.url)
+        return None
+
     # Looking ----------------------------------------------------------------------------------
 
     def look(self, branch: Branch) -> Snapshot:

@@ -47,8 +47,10 @@ class Office:
         return [*self.wrapper, *PROGRAM, *arguments]
 
     def environment(self, **environ: str) -> dict[str, str]:
+        """One branch is migrated after another, unless a test says otherwise."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith("BRANCHMIG_")}
-        return {**kept, "BRANCHMIG_CONFIG": str(self.settings), **self.environ, **environ}
+        own = {"BRANCHMIG_CONFIG": str(self.settings), "BRANCHMIG_RUN_WORKERS": "1"}
+        return {**kept, **own, **self.environ, **environ}
 
     def run(
         self, *arguments: str, stdin: str = "", code: int | None = 0, **environ: str

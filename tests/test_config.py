@@ -214,9 +214,13 @@ def test_what_is_wrong_in_the_environment_names_the_variable(
         (
             "[run]\nworkers = 0",
             "[run] workers: it should be greater than or equal to 1, not 0",
-            "the default is 4",
+            "the default is to leave it out",
         ),
-        ("[run]\nworkers = 'x'", "[run] workers: it should be a valid integer", "default is 4"),
+        (
+            "[run]\nworkers = 'x'",
+            "[run] workers: it should be a valid integer",
+            "default is to leave it out",
+        ),
         ("[run]\nlock_timeout = -1", "it should be greater than or equal to 0", "default is 5"),
         ("[run]\nconnect_timeout = 0", "it should be greater than 0, not 0", "default is 10"),
         ("[run]\nlease_seconds = inf", "it should be a finite number", "default is 600"),

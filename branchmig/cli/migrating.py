@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -94,6 +95,17 @@ def apply_all(
     provider: Providers = None,
     status: Statuses = None,
     shard: Shard = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            min=1,
+            max=1000,
+            help="How many branches are migrated at once.",
+            show_default=False,
+        ),
+    ] = None,
     init: Annotated[bool, typer.Option("--init", help="Run `init` first, for timers.")] = False,
 ) -> None:
     """Bring every active branch to the target; one bad branch never stops the others.
@@ -117,7 +129,8 @@ def apply_all(
     chosen = filters(tag, provider, status, shard)
     with session.writing("apply-all", target) as manager, ExitStack() as stack:
         stack.enter_context(listening(manager.fence))
-        fleet = Fleet(manager, _sinks(session, stack))
+        size = workers or manager.settings.run.workers or 2 * (os.cpu_count() or 1)
+        fleet = Fleet(manager, _sinks(session, stack), size)
         records = select(manager.store.records(), chosen)
         fleet.check(records, target)
         with recorded(manager) as end:

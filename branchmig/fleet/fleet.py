@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import queue
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from .. import transitions
-from ..errors import BranchBusy, BranchmigError, ProviderError, UnknownBranch
+from ..errors import BranchmigError, ProviderError, UnknownBranch
+from ..fence import Fence, Fencing
 from ..manager import BranchMigrationManager, skipped
 from ..model import (
     BranchState,
@@ -24,6 +28,8 @@ from ..model import (
     Verdict,
 )
 from ..sinks import BranchFinished, BranchStarted, RunFinished, RunStarted, Sinks
+from .crew import Crew
+from .survey import Finding, Survey
 from .worker import Worker
 
 log = logging.getLogger("branchmig.fleet")
@@ -58,12 +64,36 @@ class _HeldBack(Exception):
         self.reason = reason
 
 
-class Fleet:
-    """One run over many branches."""
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One branch to be migrated, and what the survey found it at."""
 
-    def __init__(self, manager: BranchMigrationManager, sinks: Sinks) -> None:
+    record: Record
+    heads: Heads | None
+    server: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    job: _Job
+    result: Outcome | BaseException | None
+
+
+class Fleet:
+    """One run over many branches.
+
+    The survey finds out who is behind; the crew's workers migrate those, so many at once. One
+    thread puts together what both tell of, gives out the work, and is the only one that talks.
+    """
+
+    def __init__(self, manager: BranchMigrationManager, sinks: Sinks, workers: int) -> None:
+        """`workers`: how many processes migrate at once."""
         self._manager = manager
         self._sinks = sinks
+        self._workers = workers
+        self._events: queue.SimpleQueue[Finding | _Done | None] = queue.SimpleQueue()
+        self._waiting: deque[_Job] = deque()
+        self._at_work: Counter[str] = Counter()
 
     def check(self, records: Iterable[Record], target: str) -> None:
         """Raise HistoryError, UnknownRevision or MultipleHeads before anything is touched."""
@@ -84,58 +114,113 @@ class Fleet:
         chosen = tuple(records)
         self._sinks.emit(RunStarted(self._manager.run, len(chosen)))
         outcomes = []
-        with closing(Worker(self._manager.settings)) as worker:
-            for outcome in self._outcomes(chosen, target, worker):
-                self._sinks.emit(BranchFinished(outcome))
-                outcomes.append(outcome)
+        for outcome in self._outcomes(chosen, target):
+            self._sinks.emit(BranchFinished(outcome))
+            outcomes.append(outcome)
+        # In the order of the list, whoever was quicker.
+        place = {record.branch.id: number for number, record in enumerate(chosen)}
+        outcomes.sort(key=lambda outcome: place[outcome.branch.id])
         elapsed = timedelta(seconds=time.monotonic() - started)
         report = Report(self._manager.run.id, tuple(outcomes), elapsed)
         self._sinks.emit(RunFinished(self._manager.run, report))
         return report
 
-    def _outcomes(
-        self, records: tuple[Record, ...], target: str, worker: Worker
-    ) -> Iterator[Outcome]:
+    def _outcomes(self, records: tuple[Record, ...], target: str) -> Iterator[Outcome]:
         manager = self._manager
         now = manager.store.now()
+        due = []
         for record in records:
-            if manager.fence.state.signum is not None:
-                yield skipped(record, SkipReason.STOPPED, "the run was stopped")
-                continue
             reason = transitions.held_back(record.state, now, manager.policy)
-            if reason:
+            if reason and manager.fence.state.signum is None:
                 yield skipped(record, reason, _why(record.state, reason))
+            else:
+                due.append(record)
+        per_server = manager.settings.run.survey_per_server
+        with (
+            closing(Crew[_Job, Outcome | None](manager.settings, self._workers, self._work(target),
+                                        lambda job, result: self._events.put(_Done(job, result)))
+                    ) as crew,
+            closing(Survey(manager.migrator, per_server, self._events.put)) as survey,
+            manager.fence.watched(lambda state: self._pass_on(crew, state)),
+        ):  # fmt: skip
+            survey.begin(due)
+            yield from self._worked(crew, {record.branch.id: record for record in due}, target)
+
+    def _worked(
+        self, crew: Crew[_Job, Outcome | None], unseen: dict[str, Record], target: str
+    ) -> Iterator[Outcome]:
+        """Whatever becomes of `unseen`, the branches that the survey has not told of yet."""
+        in_hand = 0
+        broken: BaseException | None = None
+        while True:
+            if broken or self._manager.fence.state.signum is not None:
+                left = [*unseen.values(), *(job.record for job in self._waiting)]
+                unseen.clear()
+                self._waiting.clear()
+                for record in () if broken else left:
+                    yield skipped(record, SkipReason.STOPPED, "the run was stopped")
+            in_hand += self._give_out(crew)
+            if not (in_hand or unseen or self._waiting):
+                break
+            match self._events.get():
+                case Finding(record) as found if unseen.pop(record.branch.id, None):
+                    yield from self._surveyed(found, target)
+                case _Done(job, result):
+                    in_hand -= 1
+                    self._at_work[job.server or ""] -= 1
+                    if isinstance(result, BaseException):
+                        broken = broken or result
+                    elif result is not None:
+                        yield result
+        if broken:
+            raise broken
+
+    def _pass_on(self, crew: Crew[_Job, Outcome | None], state: Fencing) -> None:
+        crew.obey(state)
+        self._events.put(None)
+
+    def _surveyed(self, found: Finding, target: str) -> Iterator[Outcome]:
+        record = found.record
+        if found.busy:
+            yield skipped(record, SkipReason.BUSY, found.busy)
+        elif self._agrees(record, found.heads, target):
+            yield _unchanged(record)
+        else:
+            server = self._manager.migrator.server(record.branch)
+            self._waiting.append(_Job(record, found.heads, server))
+
+    def _give_out(self, crew: Crew[_Job, Outcome | None]) -> int:
+        """Begin what can be begun; how many that were."""
+        begun = 0
+        passed: list[_Job] = []
+        while self._waiting and crew.has_room:
+            job = self._waiting.popleft()
+            if job.server and self._at_work[job.server] >= self._manager.settings.run.per_server:
+                passed.append(job)
                 continue
+            self._at_work[job.server or ""] += 1
+            self._sinks.emit(BranchStarted(job.record.branch))
+            crew.begin(job)
+            begun += 1
+        self._waiting.extendleft(reversed(passed))
+        return begun
+
+    def _work(self, target: str) -> Callable[[_Job, Worker, Fence], Outcome | None]:
+        """What a thread of the crew does with one branch."""
+
+        def work(job: _Job, worker: Worker, fence: Fence) -> Outcome | None:
+            manager = self._manager.under(fence)
             try:
-                heads = self._surveyed(record)
-            except BranchBusy as busy:
-                yield skipped(record, SkipReason.BUSY, busy.message)
-                continue
-            if self._agrees(record, heads, target):
-                yield _unchanged(record)
-                continue
-            self._sinks.emit(BranchStarted(record.branch))
-            try:
-                yield manager.migrate(
-                    record, target, worker.attempt, self._beginning(heads, target)
+                return manager.migrate(
+                    job.record, target, worker.attempt, self._beginning(job.heads, target)
                 )
             except _HeldBack as held:
-                yield skipped(record, held.reason, str(held))
+                return skipped(job.record, held.reason, str(held))
             except UnknownBranch as removed:
                 log.info("%s", removed)
+                return None
 
-    def _surveyed(self, record: Record) -> Heads | None:
-        """The branch's heads, None where the attempt will have to find out what is wrong.
-
-        Raises BranchBusy: an attempt would only wait as long again.
-        """
-        try:
-            snapshot = self._manager.migrator.look(record.branch)
-        except BranchBusy:
-            raise
-        except BranchmigError:
-            return None
-        return snapshot.heads if snapshot.versioned else None
+        return work
 
     def _agrees(self, record: Record, heads: Heads | None, target: str) -> bool:
         """Nothing to do and nothing to put right: costs no lease and no write."""

@@ -171,6 +171,9 @@ class MysqlStrategy:
         if not given.database:
             raise UsageError("the URL names no database", "mysql://USER@HOST/DATABASE is its form")
 
+    def server(self, url: str) -> str:
+        return self.identity(url).rpartition(":")[0]
+
     def identity(self, url: str) -> str:
         given = self._url(url)
         host = str(given.query.get("unix_socket", "")) or (given.host or "localhost").lower()

@@ -130,6 +130,9 @@ class PostgresqlStrategy:
                 "the URL names no database", "postgresql://USER@HOST/DATABASE is its form"
             )
 
+    def server(self, url: str) -> str:
+        return self.identity(url).rpartition(":")[0]
+
     def identity(self, url: str) -> str:
         given = self._url(url)
         host = given.query.get("host", given.host or "")

@@ -58,6 +58,9 @@ class MigrationStrategy(Protocol):
     def identity(self, url: str) -> str:
         """The database itself: equal for two URLs that lead to the same one."""
 
+    def server(self, url: str) -> str | None:
+        """What databases share that must not be flooded; None: they share nothing."""
+
     def inspect(self, url: str, version_table: VersionTable) -> Snapshot:
         """Look at a database by driver alone and change nothing, not even beside it.
 

@@ -137,6 +137,9 @@ class SqliteStrategy:
         if not stat.S_ISREG(kind):
             raise UsageError(f"{path} is {_other(kind)}, not a database file", "name a file")
 
+    def server(self, url: str) -> None:
+        return None
+
     def identity(self, url: str) -> str:
         path = Path(os.path.realpath(self._path(url)))
         # Two names of one file (a hard link) are one database.

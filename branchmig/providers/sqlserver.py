@@ -81,6 +81,9 @@ class SqlserverStrategy:
                     f"the URL names no {part}", "mssql://USER@HOST/DATABASE is its form"
                 )
 
+    def server(self, url: str) -> str:
+        return self.identity(url).rpartition(":")[0]
+
     def identity(self, url: str) -> str:
         given = address(url)
         host = (given.host or "localhost").lower()

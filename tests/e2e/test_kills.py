@@ -72,6 +72,7 @@ class Siege:
         self.office.environ |= {
             "BRANCHMIG_RUN_LEASE_SECONDS": LEASE_SECONDS,
             "BRANCHMIG_RETRY_BACKOFF_SECONDS": "0",
+            "BRANCHMIG_RUN_WORKERS": "3",
         }
         self.office.use_history("ledger")
         self.add(1)
