@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from ..errors import BranchBusy, BranchmigError
+from ..errors import BranchBusy
 from ..migrator import Migrator
 from ..model import Heads, Record
 
@@ -46,6 +46,7 @@ class Survey:
         self._lock = threading.Lock()
         self._waiting: dict[str, deque[Record]] = {}
         self._asked: Counter[str] = Counter()
+        self._turns: deque[str] = deque()  # servers that may be asked once a thread is free
         self._free = _THREADS
         self._ended = False
         self._pool = ThreadPoolExecutor(_THREADS + 1, thread_name_prefix="survey")
@@ -65,8 +66,8 @@ class Survey:
                 self._waiting.setdefault(server, deque()).append(record)
         self._pool.submit(self._look_at_files, files)
         with self._lock:
-            for server in list(self._waiting):
-                self._ask(server)
+            self._turns.extend(self._waiting)
+            self._take_turns()
 
     def close(self) -> None:
         """Begin no further look; those under way end by their own time limits."""
@@ -80,36 +81,32 @@ class Survey:
                 return
             self._tell(self._found(record))
 
-    def _ask(self, server: str) -> None:
-        """Start as many looks at a server as may be under way. The lock is held."""
-        waiting = self._waiting[server]
-        while waiting and self._free and self._asked[server] < self._per_server:
-            if self._ended:
-                return
+    def _take_turns(self) -> None:
+        """Give every free thread a look, one server after another. The lock is held."""
+        while self._turns and self._free and not self._ended:
+            server = self._turns.popleft()
+            waiting = self._waiting[server]
+            if not waiting or self._asked[server] >= self._per_server:
+                continue  # its next turn comes when one of its looks ends
             self._free -= 1
             self._asked[server] += 1
             self._pool.submit(self._look, waiting.popleft(), server)
+            self._turns.append(server)
 
     def _look(self, record: Record, server: str) -> None:
-        try:
-            self._tell(self._found(record))
-        finally:
-            with self._lock:
-                self._free += 1
-                self._asked[server] -= 1
-                # This server's next; if it has none, whoever waited for a thread of the pool.
-                for other in (server, *self._waiting):
-                    if not self._free:
-                        break
-                    self._ask(other)
-                if not self._waiting[server] and not self._asked[server]:
-                    del self._waiting[server]
+        self._tell(self._found(record))
+        with self._lock:
+            self._free += 1
+            self._asked[server] -= 1
+            self._turns.append(server)
+            self._take_turns()
 
     def _found(self, record: Record) -> Finding:
         try:
             snapshot = self._migrator.look(record.branch)
         except BranchBusy as busy:
             return Finding(record, busy=busy.message)
-        except BranchmigError:
+        except Exception:
+            # Whatever it is, and be it a fault of ours: the attempt meets it again and tells of it.
             return Finding(record)
         return Finding(record, snapshot.heads if snapshot.versioned else None)

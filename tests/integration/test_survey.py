@@ -46,6 +46,8 @@ class Watched(Migrator):
             raise BranchBusy("somebody writes")
         if branch.code == "a8":
             raise BranchUnreachable("nobody is there")
+        if branch.code == "b9":
+            raise ZeroDivisionError
         return Snapshot(exists=True, versioned=True, heads=("r1",))
 
 
@@ -77,6 +79,7 @@ def test_every_branch_is_told_of_once_and_no_server_is_flooded(tmp_path: Path) -
     told = {finding.record.branch.code: (finding.heads, finding.busy) for finding in found}
     assert len(found) == len(told) == len(records)
     assert (told["a7"], told["a8"]) == ((None, "somebody writes"), (None, None))
+    assert told["b9"] == (None, None)
     assert {told["a1"], told["b7"], told["1"]} == {(("r1",), None)}
     assert migrator.most == {"a": PER_SERVER, "b": PER_SERVER, "": 1}
 
