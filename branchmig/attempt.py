@@ -7,6 +7,7 @@ stands. Whatever goes wrong ends as a value.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -83,6 +84,7 @@ class Work(NoHooks):
         self._running: str | None = None
         self._kept = False
         self._seen: set[int] = set()
+        self._interrupted = False
 
     def result(self) -> Attempt:
         return Attempt(
@@ -180,6 +182,11 @@ class Work(NoHooks):
             failed=self._running,
             cause=found.message,
         )
+
+    @property
+    def keeps_unknown(self) -> bool:
+        """Whether a revision that broke has committed something that no journal knows of."""
+        return self._kept and not self.journal.holds
 
     def left(self) -> str:
         """What a revision that broke has left in the branch."""
@@ -303,8 +310,12 @@ class Work(NoHooks):
         self._seen.add(id(context.original_exception))
 
     def _on_fence(self, state: Fencing) -> None:
-        if (state.lost or state.interrupted) and self._connection is not None:
-            self.strategy.interrupt(self._connection)
+        if (state.lost or state.interrupted) and self._connection and not self._interrupted:
+            # Once, and beside: it asks the server, and whoever tells of a fence must not wait.
+            self._interrupted = True
+            threading.Thread(
+                target=self.strategy.interrupt, args=(self._connection,), daemon=True
+            ).start()
 
 
 # Errors -----------------------------------------------------------------------------------------
@@ -331,6 +342,9 @@ def ended(
     if isinstance(found, NeedsPerson):
         return replace(result, failure=Failure.of(found, FailureKind.MANUAL))
     kind = strategy.classify(root(error)) if strategy else FailureKind.PERMANENT
+    if work and work.keeps_unknown:
+        # Another attempt would do again what was committed, and nothing has written down what.
+        kind = FailureKind.MANUAL
     return replace(result, failure=Failure.of(found, kind))
 
 

@@ -401,3 +401,19 @@ def test_an_attempt_that_is_stopped_before_it_begins_leaves_no_new_database(scen
     fence.stop(signal.SIGTERM)
     assert scene.attempt(fence).skip is SkipReason.STOPPED
     assert scene.beside() == set()
+
+
+def test_a_revision_that_failed_behind_a_commit_of_its_own_is_left_to_a_person(
+    scene: Scene,
+) -> None:
+    """Another attempt would do again what stays, and nothing has written down what that is."""
+    statements = (
+        "INSERT INTO tills (name) VALUES (1)",
+        "COMMIT",
+        "INSERT INTO not_there VALUES (1)",
+    )
+    scene.revision("r3", "; ".join(f"op.execute({statement!r})" for statement in statements))
+    failure = scene.attempt().failure
+    assert failure is not None
+    assert failure.kind is FailureKind.MANUAL
+    assert "half way, and what it had committed stays" in failure.message

@@ -105,8 +105,12 @@ class Survey:
         try:
             snapshot = self._migrator.look(record.branch)
         except BranchBusy as busy:
-            return Finding(record, busy=busy.message)
+            # On a server a look waits for no lock: all its connections are taken, perhaps by our
+            # own looks. The attempt asks again, among fewer.
+            alone = self._migrator.server(record.branch) is None
+            return Finding(record, busy=busy.message if alone else None)
         except Exception:
             # Whatever it is, and be it a fault of ours: the attempt meets it again and tells of it.
             return Finding(record)
-        return Finding(record, snapshot.heads if snapshot.versioned else None)
+        whole = snapshot.versioned and not snapshot.unfinished
+        return Finding(record, snapshot.heads if whole else None)

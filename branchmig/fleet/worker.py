@@ -44,8 +44,8 @@ class Worker:
         """Have one branch migrated; waits for it. A worker that dies is this branch's failure, but
         for one that died before it began: that is replaced once."""
         for _ in range(2):
-            executor = self._started()
             try:
+                executor = self._started()
                 with fence.watched(self._tell):
                     attempt = executor.submit(_attempt, task, fence.state).result()
                 self._has_begun()
@@ -55,6 +55,10 @@ class Worker:
                 self.close()
                 if begun:
                     break
+            except (OSError, RuntimeError) as error:
+                # This host has no more processes, files or threads to give.
+                self.close()
+                return Attempt(failure=Failure.of(WorkerDied(f"no worker process: {error}")))
         died = WorkerDied(
             f"the process that migrated {task.branch.code} was killed or crashed",
             "look at the kernel log (out of memory?) and at the revision in hand",

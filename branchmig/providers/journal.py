@@ -137,9 +137,15 @@ class Journal(NoJournal):
         own = {"commit": driver.commit, "rollback": driver.rollback}
 
         def commit() -> None:
-            if self._active and not self._cleared:
-                self._flush()
-            own["commit"]()
+            there = self._there
+            try:
+                if self._active and not self._cleared:
+                    self._flush()
+                own["commit"]()
+            except BaseException:
+                if self._language.transactional:
+                    self._there = there  # its making is undone with the rest
+                raise
 
         def rollback() -> None:
             self._forget_undone()
@@ -330,6 +336,8 @@ class Journal(NoJournal):
         if self._ended:
             raise self._ended
         read = self._language.read(text)
+        if read.refused:
+            self._refuse(f"{read.refused}: {_one_line(text)}")
         if read.kind is Kind.SCHEMA and self._closing:
             self._refuse("changes the schema after its function has returned: " + _one_line(text))
         if self._passed and self._language.looks_back(text):

@@ -18,16 +18,27 @@ from .statements import Fact, Fate, Kind, Landed, Query, Statement, Target
 
 _IDENTIFIER = r'(?:"(?:[^"]|"")*"|[\w$]+)'
 
-_START = re.compile(r"(?:\s|--[^\n]*\n?|/\*.*?\*/|\()*([A-Za-z]+)", re.DOTALL)
+_START = re.compile(r"[\s(]*([A-Za-z]+)")
+
+_PIECE = re.compile(
+    r"""
+    (?P<comment>--[^\n]* | /\*.*?\*/)
+    | (?P<end>;)
+    | (?P<text>\b[eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' | "(?:[^"]|"")*"
+        | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$ | .)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
 
 _CREATE_INDEX = re.compile(
     rf"\s*CREATE\s+(?:UNIQUE\s+)?INDEX\s+CONCURRENTLY\s+(?:IF\s+NOT\s+EXISTS\s+)?"
-    rf"(?P<name>{_IDENTIFIER})\s+ON\s+(?:ONLY\s+)?(?P<schema>{_IDENTIFIER}\s*\.)?",
+    rf"(?P<name>{_IDENTIFIER})\s+ON\s+(?:ONLY\s+)?"
+    rf"(?P<table>(?:{_IDENTIFIER}\s*\.\s*)?{_IDENTIFIER})",
     re.IGNORECASE,
 )
 _DROP_INDEX = re.compile(
     rf"\s*DROP\s+INDEX\s+CONCURRENTLY\s+(?:IF\s+EXISTS\s+)?"
-    rf"(?P<name>(?:{_IDENTIFIER}\s*\.\s*)?{_IDENTIFIER})\s*(?:CASCADE|RESTRICT)?\s*;?\s*$",
+    rf"(?P<whole>(?:{_IDENTIFIER}\s*\.\s*)?(?P<name>{_IDENTIFIER}))\s*(?:CASCADE|RESTRICT)?\s*$",
     re.IGNORECASE,
 )
 _TEMPORARY = re.compile(
@@ -85,6 +96,18 @@ class PostgresqlLanguage:
         )
 
     def read(self, text: str) -> Statement:
+        statements = _statements(text)
+        found = [self._read_one(statement) for statement in statements]
+        if len(found) == 1:
+            return found[0]
+        # A text without parameters may hold several; the server takes them for one.
+        kinds = {read.kind for read in found}
+        if any(read.kind is Kind.TRANSACTION and read.savepoint is None for read in found):
+            return Statement(Kind.WRITE, "", refused="ends its transaction among other statements")
+        kind = Kind.SESSION if kinds <= {Kind.READ, Kind.SESSION} else Kind.WRITE
+        return Statement(kind if found else Kind.READ, "")
+
+    def _read_one(self, text: str) -> Statement:
         start = _START.match(text)
         verb = start[1].upper() if start else ""
         if verb in _TRANSACTION:
@@ -121,10 +144,7 @@ class PostgresqlLanguage:
     def look(self, query: Query, statement: Statement) -> tuple[Fact, ...]:
         """Raises BranchUnusable for an index that is there and invalid: whoever makes it with IF
         NOT EXISTS would be told that all is well."""
-        facts = tuple(
-            Fact(target.kind, target.name, target.fate.value, _shown(query, target.name))
-            for target in statement.targets
-        )
+        facts = tuple(_fact(query, target) for target in statement.targets)
         for fact in facts:
             if fact.fate == Fate.APPEARS and _is_invalid(fact.before):
                 raise BranchUnusable(
@@ -194,10 +214,22 @@ class PostgresqlLanguage:
             driver.cursor_factory = own
 
 
+def _statements(text: str) -> list[str]:
+    """The statements of a text, without comments."""
+    found = [""]
+    for piece in _PIECE.finditer(text):
+        if piece.lastgroup == "end":
+            found.append("")
+        else:
+            found[-1] += " " if piece.lastgroup == "comment" else piece[0]
+    return [statement for statement in found if statement.strip()]
+
+
 def _transaction(verb: str, text: str) -> Statement:
     words = re.findall(_IDENTIFIER, text)
-    to = verb in ("SAVEPOINT", "RELEASE") or "TO" in (word.upper() for word in words[1:-1])
-    return Statement(Kind.TRANSACTION, verb, savepoint=_folded(words[-1]) if to else None)
+    to = verb == "ROLLBACK" and re.match(r"\s*ROLLBACK\s+(\w+\s+)?TO\b", text, re.IGNORECASE)
+    named = verb in ("SAVEPOINT", "RELEASE") or to
+    return Statement(Kind.TRANSACTION, verb, savepoint=_folded(words[-1]) if named else None)
 
 
 def _writes(verb: str, text: str) -> bool:
@@ -211,12 +243,26 @@ def _writes(verb: str, text: str) -> bool:
 
 
 def _targets(text: str) -> Iterator[Target]:
-    """The index that a statement makes or drops; one without a name cannot be looked up."""
+    """The index that a statement makes or drops; one without a name cannot be looked up.
+
+    `kind` is the relation whose schema it is in: its table, or the index itself.
+    """
     made, dropped = _CREATE_INDEX.match(text), _DROP_INDEX.match(text)
     if made and made["name"].upper() != "ON":
-        yield Target("INDEX", f"{made['schema'] or ''}{made['name']}", Fate.APPEARS)
+        yield Target(made["table"], made["name"], Fate.APPEARS)
     elif dropped:
-        yield Target("INDEX", dropped["name"], Fate.VANISHES)
+        yield Target(dropped["whole"], dropped["name"], Fate.VANISHES)
+
+
+def _fact(query: Query, target: Target) -> Fact:
+    """With the schema in its name: who looks again may have another search path."""
+    rows = query(
+        "SELECT quote_ident(nspname) FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace "
+        "WHERE pg_class.oid = to_regclass(%s)",
+        (target.kind,),
+    )
+    name = f"{rows[0][0]}.{target.name}" if rows else target.name
+    return Fact("INDEX", name, target.fate.value, _shown(query, name))
 
 
 def _shown(query: Query, name: str) -> str | None:

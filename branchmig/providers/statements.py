@@ -34,7 +34,7 @@ class Fate(StrEnum):
 
 
 class Target(NamedTuple):
-    """An object that a statement acts on: `kind` as SHOW CREATE takes it, `name` quoted."""
+    """An object that a statement acts on; `kind` and `name` as its language looks it up by."""
 
     kind: str
     name: str
@@ -53,7 +53,8 @@ class Fact(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Statement:
     """`commits`: the server commits before it; `unskippable`: why it cannot be passed over;
-    `savepoint`: what a ROLLBACK TO or SAVEPOINT names; `targets` empty: nothing can be looked up.
+    `refused`: why it must not be executed at all; `savepoint`: what a ROLLBACK TO or SAVEPOINT
+    names; `targets` empty: nothing can be looked up.
     """
 
     kind: Kind
@@ -62,6 +63,7 @@ class Statement:
     commits: bool = False
     unskippable: str | None = None
     savepoint: str | None = None
+    refused: str | None = None
 
 
 class Landed(Enum):

@@ -124,7 +124,7 @@ def test_an_invalid_index_that_a_failed_revision_left_is_named_and_built_anew(la
     for _ in range(2):
         attempt = lab.attempt()
         assert "twice" in failed(attempt)
-        assert "index ix: invalid" in attempt.warnings[0]
+        assert "index public.ix: invalid" in attempt.warnings[0]
         assert indexes(lab) == {"ix": False}
     lab.query("DELETE FROM ledger WHERE id = 2")
     assert lab.attempt().failure is None
@@ -141,9 +141,9 @@ def test_an_invalid_index_of_somebody_else_is_found_before_it_is_taken_for_a_goo
         lab.query("CREATE UNIQUE INDEX CONCURRENTLY ix ON ledger (what)")
     lab.revision("r2", INDEXED.replace("unique=True, ", option))
     attempt = lab.attempt()
-    assert "the index ix is there and invalid" in failed(attempt)
+    assert "the index public.ix is there and invalid" in failed(attempt)
     assert attempt.failure
-    assert "DROP INDEX CONCURRENTLY ix" in str(attempt.failure.hint)
+    assert "DROP INDEX CONCURRENTLY public.ix" in str(attempt.failure.hint)
     lab.query("DROP INDEX ix")
     assert lab.attempt().failure is None
     assert indexes(lab) == {"ix": True}
@@ -332,9 +332,16 @@ def test_a_rollback_of_its_own_is_refused_at_the_end(lab: Lab) -> None:
         ("VACUUM t", "SESSION", None),
         ("ROLLBACK TO SAVEPOINT s", "TRANSACTION", None),
         ("CREATE TABLE t (a int)", "WRITE", None),
-        ('create unique index concurrently if not exists "Ix" on only s.t (a)', "SCHEMA", 's."Ix"'),
+        ('create unique index concurrently if not exists "Ix" on only s.t (a)', "SCHEMA", '"Ix"'),
         ("CREATE INDEX CONCURRENTLY ON t (a)", "SCHEMA", None),
-        ("DROP INDEX CONCURRENTLY IF EXISTS s.ix CASCADE;", "SCHEMA", "s.ix"),
+        ("DROP INDEX CONCURRENTLY IF EXISTS s.ix CASCADE;", "SCHEMA", "ix"),
+        ("-- for orders\nDROP INDEX CONCURRENTLY ix", "SCHEMA", "ix"),
+        ("-- known to everyone\nCOMMIT", "TRANSACTION", None),
+        ("SET LOCAL lock_timeout = '5s'; INSERT INTO t VALUES ('a;b')", "WRITE", None),
+        ("SET LOCAL lock_timeout = '5s'; SELECT 1;", "SESSION", None),
+        ("DO $a$ BEGIN PERFORM 1; COMMIT; END $a$;", "WRITE", None),
+        ("SELECT E'it\\'s; COMMIT', 'it''s; COMMIT', \"a;b\"", "READ", None),
+        ("/* nothing */", "READ", None),
         ("DROP INDEX CONCURRENTLY a, b", "SCHEMA", None),
         ("CREATE DATABASE d", "SCHEMA", None),
         ("DO $$ BEGIN NULL; END $$", "WRITE", None),
@@ -358,3 +365,41 @@ def test_a_connection_that_is_lost_within_a_revision_is_told_as_that(
     assert "the connection was lost in the revision r2" in failed(
         attempt.result(), FailureKind.UNREACHABLE
     )
+
+
+def test_a_commit_among_other_statements_of_one_text_is_refused(lab: Lab) -> None:
+    """The marks of what stands before it could not be written in time."""
+    lab.revision("r2", """
+        op.execute("INSERT INTO ledger (what) VALUES ('one'); COMMIT; SELECT 1")
+    """)  # fmt: skip
+    assert "ends its transaction among other statements" in failed(lab.attempt())
+    assert ledger(lab) == []
+
+
+def test_an_index_of_another_schema_is_looked_up_there(lab: Lab) -> None:
+    lab.query("CREATE SCHEMA sales")
+    lab.query("CREATE TABLE sales.orders (id int)")
+    lab.query("CREATE INDEX ix ON sales.orders (id)")
+    lab.revision("r2", """
+        op.execute("SET search_path TO sales")
+        with op.get_context().autocommit_block():
+            op.execute("DROP INDEX CONCURRENTLY ix")
+        op.execute("INSERT INTO not_there VALUES (1)")
+    """)  # fmt: skip
+    failed(lab.attempt())
+    # As if it had been begun and the answer had never come.
+    lab.query(f"UPDATE {TABLE} SET state = 'begun'")
+    lab.query("CREATE INDEX ix ON sales.orders (id)")
+    failed(lab.attempt())
+    assert lab.query("SELECT to_regclass('sales.ix')") == [(None,)]
+
+
+def test_a_commit_that_fails_leaves_neither_journal_nor_the_claim_of_one(lab: Lab) -> None:
+    lab.query("ALTER TABLE ledger ADD UNIQUE (what) DEFERRABLE INITIALLY DEFERRED")
+    lab.revision("r2", """
+        op.execute("INSERT INTO ledger (what) VALUES ('twice'), ('twice')")
+        with op.get_context().autocommit_block():
+            pass
+    """)  # fmt: skip
+    assert "r2 failed and was rolled back" in failed(lab.attempt())
+    assert TABLE not in tables(lab)

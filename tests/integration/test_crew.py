@@ -123,3 +123,18 @@ def test_a_second_signal_rolls_back_what_every_worker_has_in_hand(
     run.communicate(timeout=60)
     assert run.returncode == 130
     assert slow.head(office, "BR001") == slow.head(office, "BR002") == "s1"
+
+
+def test_a_url_that_its_driver_chokes_on_costs_that_branch_alone(office: Office) -> None:
+    for code in CODES[:3]:
+        slow.release(office, code)
+    rows = [
+        "ODD1,postgresql+nodriver://u@127.0.0.1:1/d",
+        "ODD2,mysql://u@127.0.0.1:1/d?sslmode=require",
+        "ODD3,mysql://u@127.0.0.1:1/e?read_timeout=abc",
+    ]
+    office.run("branch", "import", "-", stdin="\n".join(["code,url", *rows, ""]))
+    done = office.run("apply-all", "--json", "--workers", "2", code=1)
+    found = outcomes(done.stdout)
+    assert {found.pop(f"ODD{n}") for n in (1, 2, 3)} == {("failed", None)}
+    assert set(found.values()) == {("migrated", None)}

@@ -42,7 +42,7 @@ class Watched(Migrator):
             self.meeting.wait(30)
         with self.lock:
             self.looking[server] -= 1
-        if branch.code == "a7":
+        if branch.code in ("a7", "3"):
             raise BranchBusy("somebody writes")
         if branch.code == "a8":
             raise BranchUnreachable("nobody is there")
@@ -78,7 +78,9 @@ def test_every_branch_is_told_of_once_and_no_server_is_flooded(tmp_path: Path) -
     survey.close()
     told = {finding.record.branch.code: (finding.heads, finding.busy) for finding in found}
     assert len(found) == len(told) == len(records)
-    assert (told["a7"], told["a8"]) == ((None, "somebody writes"), (None, None))
+    # Of a server it means that all connections are taken: an attempt asks again.
+    assert (told["3"], told["a7"]) == ((None, "somebody writes"), (None, None))
+    assert told["a8"] == (None, None)
     assert told["b9"] == (None, None)
     assert {told["a1"], told["b7"], told["1"]} == {(("r1",), None)}
     assert migrator.most == {"a": PER_SERVER, "b": PER_SERVER, "": 1}
@@ -109,3 +111,22 @@ def test_a_survey_that_is_closed_begins_no_further_look(tmp_path: Path) -> None:
     go_on.set()
     closing.join(30)
     assert len(found) == 1
+
+
+def test_a_branch_with_a_revision_half_applied_is_not_taken_for_one_at_its_heads(
+    tmp_path: Path,
+) -> None:
+    class Unfinished(Migrator):
+        def look(self, branch: Branch) -> Snapshot:
+            return Snapshot(exists=True, versioned=True, heads=("r1",), unfinished=True)
+
+    scene = Scene(tmp_path)
+    scene.revision("r1", "pass")
+    migrator = Unfinished(scene.settings)
+    migrator.history()
+    found: list[Finding] = []
+    survey = Survey(migrator, 1, found.append)
+    survey.begin([Record(scene.branch, BranchState())])
+    until(lambda: found, "the look")
+    survey.close()
+    assert found[0].heads is None
