@@ -208,7 +208,11 @@ def test_with_json_the_error_is_one_document_on_standard_output(
         ("[run]\nworker = 3", "branchmig.toml: [run] has no key 'worker'", "mean 'workers'?"),
         ("[rum]\nworkers = 3", "branchmig.toml: unknown section [rum]", "mean 'run'?"),
         ("[run]\nworkers = ", "is not valid TOML: Invalid value (at line 2, column 11)", "mend"),
-        ("[run]\nworkers = 0", "[run] workers: it should be greater than or equal", "default is 4"),
+        (
+            "[run]\nper_server = 0",
+            "[run] per_server: it should be greater than or equal",
+            "default is 4",
+        ),
         ("[headoffice]\nurl = 'x.db'", "[headoffice] url: this is not a database URL", "example"),
         ("[headoffice]\nurl = 'sqlite:///new.db'", "HeadOffice does not exist yet", "`branchmig i"),
         ("[headoffice]\nurl = 'sqlite:///void.db'", "HeadOffice has no tables yet", "`branchmig"),
