@@ -210,7 +210,7 @@ def test_with_json_the_error_is_one_document_on_standard_output(
         ("[run]\nworkers = ", "is not valid TOML: Invalid value (at line 2, column 11)", "mend"),
         (
             "[run]\nper_server = 0",
-            "[run] per_server: it should be greater than or equal",
+            "[run] per_server: it should be greater",
             "default is 4",
         ),
         ("[headoffice]\nurl = 'x.db'", "[headoffice] url: this is not a database URL", "example"),
