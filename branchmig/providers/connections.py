@@ -10,14 +10,20 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
-from ..errors import BranchBusy, BranchUnreachable, SecondConnection, UsageError
+from ..errors import (
+    BranchBusy,
+    BranchUnreachable,
+    BranchUnusable,
+    SecondConnection,
+    UsageError,
+)
 from ..masking import mask, remember
 
 
 def parsed(url: str, driver: str) -> URL:
     """A URL in its parts, with `driver` where it names none; its password is masked from now on.
 
-    Raises UsageError: malformed.
+    Raises UsageError: malformed, or with a driver that SQLAlchemy does not know.
     """
     try:
         found = make_url(url)
@@ -26,7 +32,33 @@ def parsed(url: str, driver: str) -> URL:
     remember(found.password)
     if "+" not in found.drivername:
         found = found.set(drivername=f"{found.drivername}+{driver}")
+    try:
+        found.get_dialect()
+    except sa.exc.NoSuchModuleError:
+        raise UsageError(
+            f"unknown driver in the URL: {found.drivername}",
+            f"leave it out, for {driver}, or name one that SQLAlchemy knows",
+        ) from None
     return found
+
+
+def dialect_with_driver(address: URL) -> sa.Dialect:
+    """The dialect of a URL, to connect by its driver without an engine. Raises ImportError."""
+    kind: Any = address.get_dialect()  # its class takes arguments that sa.Dialect does not declare
+    dialect: sa.Dialect = kind(dbapi=kind.import_dbapi())
+    return dialect
+
+
+@contextmanager
+def options_taken() -> Iterator[None]:
+    """Within, a driver is given what a URL says. Raises BranchUnusable where it chokes on that."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise BranchUnusable(
+            f"the driver does not take what the URL says: {mask(str(error))}",
+            "look at what stands behind the question mark of the branch's URL",
+        ) from error
 
 
 def refuse_second(engine: sa.Engine) -> None:
@@ -88,6 +120,7 @@ def wait_for_lock(taken: Callable[[], bool], holder: Callable[[], str], seconds:
             raise BranchBusy(
                 f"the database is being migrated by {holder()}", "try again when that has ended"
             )
+        # Not the servers' own waiting: a stop could not end that.
         time.sleep(0.1)
 
 

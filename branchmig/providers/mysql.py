@@ -33,7 +33,16 @@ from ..errors import (
 )
 from ..masking import mask
 from ..model import FailureKind, Provider, Snapshot, VersionTable
-from .connections import cause, connected, own_transaction, parsed, refuse_second, wait_for_lock
+from .connections import (
+    cause,
+    connected,
+    dialect_with_driver,
+    options_taken,
+    own_transaction,
+    parsed,
+    refuse_second,
+    wait_for_lock,
+)
 from .journal import Journal
 from .marks import TABLE as JOURNAL
 from .mysql_language import MysqlLanguage
@@ -211,21 +220,21 @@ class MysqlStrategy:
         the server half a dozen questions of its own first."""
         address = self._url(url)
         if address.drivername not in self._dialects:
-            kind = address.get_dialect()
             try:
-                self._dialects[address.drivername] = kind(dbapi=kind.import_dbapi())  # type: ignore[call-arg]
+                self._dialects[address.drivername] = dialect_with_driver(address)
             except ImportError as error:
                 raise _driver_missing(error) from None
         dialect = self._dialects[address.drivername]
-        arguments, options = dialect.create_connect_args(address)
-        options.update(
-            connect_timeout=self._connect_timeout(),
-            autocommit=True,
-            client_flag=options.get("client_flag", 0) | _MULTI_STATEMENTS,
-        )
-        driver = self._open(dialect, None, arguments, options) or dialect.connect(
-            *arguments, **options
-        )
+        with options_taken():
+            arguments, options = dialect.create_connect_args(address)
+            options.update(
+                connect_timeout=self._connect_timeout(),
+                autocommit=True,
+                client_flag=options.get("client_flag", 0) | _MULTI_STATEMENTS,
+            )
+            driver = self._open(dialect, None, arguments, options) or dialect.connect(
+                *arguments, **options
+            )
         self._be_patient(driver, False)
         return driver
 
@@ -342,11 +351,6 @@ class MysqlStrategy:
             )
         except ImportError as error:
             raise _driver_missing(error) from None
-        except sa.exc.NoSuchModuleError as error:
-            raise UsageError(
-                f"unknown driver in the URL: {error}",
-                "mysql://, mysql+pymysql://, mysql+mysqldb://",
-            ) from None
         if alone:
             refuse_second(engine)
         sa.event.listen(engine, "do_connect", self._open)

@@ -30,7 +30,16 @@ from ..errors import (
 )
 from ..masking import mask
 from ..model import FailureKind, Provider, Snapshot, VersionTable
-from .connections import cause, connected, own_transaction, parsed, refuse_second, wait_for_lock
+from .connections import (
+    cause,
+    connected,
+    dialect_with_driver,
+    options_taken,
+    own_transaction,
+    parsed,
+    refuse_second,
+    wait_for_lock,
+)
 from .journal import Journal, NoJournal
 from .marks import TABLE as JOURNAL
 from .postgresql_language import PostgresqlLanguage
@@ -193,14 +202,14 @@ class PostgresqlStrategy:
         """A connection of the driver's, set up as an engine would, in autocommit."""
         address = self._url(url)
         if address.drivername not in self._dialects:
-            kind = address.get_dialect()
             try:
-                self._dialects[address.drivername] = kind(dbapi=kind.import_dbapi())  # type: ignore[call-arg]
+                self._dialects[address.drivername] = dialect_with_driver(address)
             except ImportError as error:
                 raise _driver_missing(error) from None
         dialect = self._dialects[address.drivername]
-        arguments, options = dialect.create_connect_args(address)
-        driver: Any = dialect.connect(*arguments, **{**options, **self._options()})
+        with options_taken():
+            arguments, options = dialect.create_connect_args(address)
+            driver: Any = dialect.connect(*arguments, **{**options, **self._options()})
         driver.autocommit = True
         return driver
 

@@ -389,6 +389,7 @@ def only_reading(engine: sa.Engine) -> None:
 
     for event in ("do_execute", "do_execute_no_params", "do_executemany"):
         sa.event.listen(engine, event, refuse)
+    # On the dialect, since no event can stand in for a commit.
     engine.dialect.do_commit = engine.dialect.do_rollback  # type: ignore[method-assign]
 
 
