@@ -94,6 +94,11 @@ class Work(NoHooks):
             warnings=(*self.warnings, *self.journal.warnings),
         )
 
+    @property
+    def revision(self) -> str | None:
+        """The one in hand, or else the last that landed: what it left was found wanting."""
+        return self._running or (self.applied[-1] if self.applied else None)
+
     def carry_out(self) -> None:
         """Connect, migrate, and look at what came of it.
 
@@ -339,13 +344,13 @@ def ended(
     result = work.result() if work else Attempt()
     if skip:
         return replace(result, skip=skip, reason=Failure.of(found).message)
-    if isinstance(found, NeedsPerson):
-        return replace(result, failure=Failure.of(found, FailureKind.MANUAL))
     kind = strategy.classify(root(error)) if strategy else FailureKind.PERMANENT
-    if work and work.keeps_unknown:
-        # Another attempt would do again what was committed, and nothing has written down what.
+    if isinstance(found, NeedsPerson) or (work and work.keeps_unknown):
+        # Of the latter another attempt would do again what was committed: nothing says what.
         kind = FailureKind.MANUAL
-    return replace(result, failure=Failure.of(found, kind))
+    # A server that went away says nothing about the revision that it happened in.
+    revision = work.revision if work and kind is not FailureKind.UNREACHABLE else None
+    return replace(result, failure=replace(Failure.of(found, kind), revision=revision))
 
 
 def explained(

@@ -115,6 +115,35 @@ class RetrySettings(_Section):
     unreachable: Literal["count", "wait"] = "count"
 
 
+def _share(given: Any) -> Any:
+    """A number that came as text, from a variable say."""
+    return int(given) if isinstance(given, str) and given.isdecimal() else given
+
+
+def _percentages(given: Any) -> Any:
+    """Percentages with or without their sign, rising."""
+    if not isinstance(given, (list, tuple)):
+        return given
+    bare = [part.removesuffix("%") if isinstance(part, str) else part for part in given]
+    return sorted(_share(part) for part in bare)
+
+
+Portion = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"^(100|[0-9]{1,2})%$")]
+"""A number of branches, or a percentage."""
+
+
+class RolloutSettings(_Section):
+    """Waves. `canary`: a number, a percentage, or a tag; `waves`: percentages of the branches that
+    are reached one after another; `max_failures` of each wave. Without this section no waves."""
+
+    canary: Annotated[int | str, BeforeValidator(_share)] = 10
+    waves: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=100)], ...], BeforeValidator(_percentages)
+    ] = ()
+    max_failures: Annotated[Portion, BeforeValidator(_share)] = "10%"
+    soak_seconds: float = Field(0, ge=0, le=30 * _DAY)
+
+
 class Settings(BaseSettings):
     """All settings of one program run; picklable, so that worker processes get the same.
 
@@ -135,6 +164,7 @@ class Settings(BaseSettings):
     validation: ValidationSettings = ValidationSettings()
     run: RunSettings = RunSettings()
     retry: RetrySettings = RetrySettings()
+    rollout: RolloutSettings | None = None
 
     @property
     def folder(self) -> Path:
@@ -330,4 +360,4 @@ def _nearest(name: str, known: Sequence[str]) -> str:
 
 
 _SECTIONS = tuple(name for name in Settings.model_fields if name != "file")
-_DEFAULTS = Settings.model_construct(file=Path())
+_DEFAULTS = Settings.model_construct(file=Path(), rollout=RolloutSettings())

@@ -1,4 +1,4 @@
-"""The right to migrate one branch: taken in HeadOffice, renewed in the background, lost.
+"""The right to migrate a branch: taken in HeadOffice, renewed in the background, lost.
 
 Floor 4. The lease says who may; the session lock on the branch says who can.
 """
@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Self
 
-from .errors import BranchmigError
-from .fence import Fence, clock
-from .model import Branch, Lease
+from .errors import BranchmigError, LeaseLost
+from .fence import Fence, Fencing, clock
+from .model import Branch, BranchState, Lease, Run
 from .store import Store
-from .store.store import Transition
+from .store.leases import Conclusion, Wanted
+from .store.rows import Transition
+from .waves import Gate
 
 log = logging.getLogger("branchmig.lease")
 
@@ -37,8 +41,8 @@ def hold(
     deadline = clock() + seconds
     lease = store.acquire(branch, owner, seconds, transition)
     fence.extend(deadline)
-    renewal = _Renewal(store, lease, seconds, fence)
-    renewal.start()
+    renewal = _Renewal(store, seconds)
+    renewal.add(lease, fence)
     try:
         yield lease
     finally:
@@ -46,34 +50,122 @@ def hold(
         fence.clear()
 
 
-class _Renewal(threading.Thread):
-    """Renews a lease every third of its time, and tells the fence when it is lost."""
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A lease, and the fence around the work that is done under it."""
 
-    def __init__(self, store: Store, lease: Lease, seconds: float, fence: Fence) -> None:
-        super().__init__(name="lease-renewal", daemon=True)
+    lease: Lease
+    fence: Fence
+
+
+class Tenure:
+    """The leases of many branches that one run holds at a time, renewed together.
+
+    A context manager; what it still holds at the end runs out.
+    """
+
+    def __init__(self, store: Store, run: Run, seconds: float) -> None:
         self._store = store
-        self._lease = lease
+        self._run = run
         self._seconds = seconds
-        self._fence = fence
-        self._ended = threading.Event()
+        self._renewal = _Renewal(store, seconds)
+        self._state = Fencing()
 
-    def run(self) -> None:
-        pause = self._seconds / 3
-        while not self._ended.wait(pause):
-            pause = self._seconds / 3
-            deadline = clock() + self._seconds
-            try:
-                held = self._store.renew(self._lease, self._seconds)
-            except BranchmigError as error:
-                # The fence knows the deadline: until then HeadOffice may come back.
-                log.warning("the lease could not be renewed: %s", error)
-                pause = self._seconds / 10
-                continue
-            if not held:
-                self._fence.lose("another run took the lease of this branch over")
-                return
-            self._fence.extend(deadline)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._renewal.end()
+
+    def take(self, wanted: Sequence[Wanted], gate: Gate | None) -> list[Grant | BranchmigError]:
+        """See `Leases.acquire`."""
+        deadline = clock() + self._seconds
+        given = self._store.leases.acquire(wanted, self._run.id, self._seconds, gate)
+        return [
+            self._granted(lease, deadline) if isinstance(lease, Lease) else lease for lease in given
+        ]
+
+    def _granted(self, lease: Lease, deadline: float) -> Grant:
+        fence = Fence()
+        fence.extend(deadline)
+        fence.follow(self._state)
+        self._renewal.add(lease, fence)
+        return Grant(lease, fence)
+
+    def give_back(self, concluded: Sequence[Conclusion]) -> tuple[BranchState | LeaseLost, ...]:
+        """See `Leases.conclude`; what could not be written is held on."""
+        states = self._store.leases.conclude(concluded, self._run)
+        for conclusion in concluded:
+            self._renewal.remove(conclusion.lease)
+        return states
+
+    def obey(self, state: Fencing) -> None:
+        """Pass a stop or an interruption of the run on to all work in hand."""
+        self._state = state
+        for fence in self._renewal.fences():
+            fence.follow(state)
+
+
+class _Renewal:
+    """Renews leases every third of their time, and tells their fences when they are lost.
+
+    In a thread that is there while anything is held.
+    """
+
+    def __init__(self, store: Store, seconds: float) -> None:
+        self._store = store
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._held: dict[str, Grant] = {}
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def add(self, lease: Lease, fence: Fence) -> None:
+        with self._lock:
+            self._held[lease.branch_id] = Grant(lease, fence)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._renew, name="lease-renewal", daemon=True
+                )
+                self._thread.start()
+
+    def remove(self, lease: Lease) -> None:
+        with self._lock:
+            self._held.pop(lease.branch_id, None)
+
+    def fences(self) -> list[Fence]:
+        with self._lock:
+            return [grant.fence for grant in self._held.values()]
 
     def end(self) -> None:
         self._ended.set()
-        self.join()
+        if thread := self._thread:
+            thread.join()
+
+    def _renew(self) -> None:
+        pause = self._seconds / 3
+        while not self._ended.wait(pause):
+            with self._lock:
+                grants = list(self._held.values())
+                if not grants:
+                    self._thread = None
+                    return
+            renewed = self._renewed(grants)
+            # The fences know the deadline: until then HeadOffice may come back.
+            pause = self._seconds / (3 if renewed else 10)
+
+    def _renewed(self, grants: list[Grant]) -> bool:
+        deadline = clock() + self._seconds
+        try:
+            lost = self._store.leases.renew([grant.lease for grant in grants], self._seconds)
+        except BranchmigError as error:
+            log.warning("leases could not be renewed: %s", error)
+            return False
+        for grant in grants:
+            if grant.lease in lost:
+                # It may have been given back meanwhile: then nobody listens any more.
+                grant.fence.lose("another run took the lease of this branch over")
+                self.remove(grant.lease)
+            else:
+                grant.fence.extend(deadline)
+        return True

@@ -48,12 +48,13 @@ from .model import (
     heads_text,
 )
 from .store import Store
-from .store.store import Transition
+from .store.rows import Transition
 
-_RECORDING = 60.0
+RECORDING = 60.0
 """Seconds for which the result of an attempt is offered to a HeadOffice that does not answer."""
 
-_PAUSE = 0.5
+RETRYING = 0.5
+"""Seconds between two such offers."""
 
 Work = Callable[[Task, Fence], Attempt]
 """Does the work on one branch's database: `Migrator.attempt`, or a worker process."""
@@ -79,10 +80,6 @@ class BranchMigrationManager:
             backoff=timedelta(seconds=given.backoff_seconds),
             wait_for_unreachable=given.unreachable == "wait",
         )
-
-    def under(self, fence: Fence) -> BranchMigrationManager:
-        """The same, with a fence of its own: for work on one branch beside others."""
-        return BranchMigrationManager(self.settings, self.store, self.migrator, self.run, fence)
 
     # Reading ----------------------------------------------------------------------------------
 
@@ -186,8 +183,8 @@ class BranchMigrationManager:
                 with self._given_back(lease):
                     attempt = work(task, self.fence)
                 elapsed = timedelta(seconds=time.monotonic() - started)
-                outcome = _outcome(branch, lease.previous, attempt, elapsed)
-                change = self._conclusion(lease.previous, attempt, unpins)
+                outcome = outcome_of(branch, lease.previous, replace(attempt, duration=elapsed))
+                change = conclusion(lease.previous, attempt, self.policy, unpins=unpins)
                 return self._recorded(lease, change, outcome)
         except (LeaseHeld, StateConflict) as error:
             return skipped(record, SkipReason.LEASED, error.message)
@@ -201,14 +198,14 @@ class BranchMigrationManager:
 
         Raises StoreError that says what landed and is not recorded.
         """
-        end = time.monotonic() + min(_RECORDING, self.settings.run.lease_seconds)
+        end = time.monotonic() + min(RECORDING, self.settings.run.lease_seconds)
         while True:
             try:
                 state = self.store.conclude(lease, change, self.run, outcome)
                 return replace(outcome, status=state.status)
             except StoreError as error:
                 if time.monotonic() < end and self.fence.state.signum is None:
-                    time.sleep(_PAUSE)
+                    time.sleep(RETRYING)
                     continue
                 landed = ", ".join(outcome.applied) or "nothing"
                 error.message += (
@@ -235,26 +232,6 @@ class BranchMigrationManager:
                     None,
                 )
             raise
-
-    def _conclusion(
-        self, previous: BranchState, attempt: Attempt, unpins: bool
-    ) -> Callable[[BranchState, datetime], BranchState]:
-        """The transition that an attempt amounts to."""
-
-        def change(state: BranchState, now: datetime) -> BranchState:
-            if attempt.failure:
-                text = attempt.failure.message
-                return transitions.fail(
-                    state, text, attempt.failure.kind, attempt.heads, now, self.policy,
-                    previous=previous.status,
-                )  # fmt: skip
-            if attempt.skip:
-                return transitions.restore(state, previous, attempt.heads)
-            done = transitions.succeed(state, attempt.heads or (), now)
-            # A pin set while the work lasted stays.
-            return replace(done, pinned=state.pinned and not (unpins and previous.pinned))
-
-        return change
 
     def baseline(self, record: Record, revision: str) -> Heads:
         """Take over a database that another tool made. Gives the heads it now stands at.
@@ -328,9 +305,30 @@ def skipped(record: Record, reason: SkipReason, detail: str | None = None) -> Ou
     )
 
 
-def _outcome(
-    branch: Branch, previous: BranchState, attempt: Attempt, elapsed: timedelta
-) -> Outcome:
+def conclusion(
+    previous: BranchState,
+    attempt: Attempt,
+    policy: transitions.RetryPolicy,
+    *,
+    unpins: bool = False,
+) -> Transition:
+    """The transition that an attempt amounts to."""
+
+    def change(state: BranchState, now: datetime) -> BranchState:
+        if attempt.failure:
+            return transitions.fail(
+                state, attempt.failure, attempt.heads, now, policy, previous=previous
+            )
+        if attempt.skip:
+            return transitions.restore(state, previous, attempt.heads)
+        done = transitions.succeed(state, attempt.heads or (), now)
+        # A pin set while the work lasted stays.
+        return replace(done, pinned=state.pinned and not (unpins and previous.pinned))
+
+    return change
+
+
+def outcome_of(branch: Branch, previous: BranchState, attempt: Attempt) -> Outcome:
     """What the run says of an attempt; the status is filled in when it has been recorded."""
     if attempt.failure:
         verdict = Verdict.FAILED
@@ -350,5 +348,5 @@ def _outcome(
         reason=attempt.skip,
         detail=attempt.reason,
         warnings=(*_unrecorded(previous, start), *attempt.warnings),
-        duration=elapsed,
+        duration=attempt.duration,
     )

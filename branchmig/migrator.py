@@ -7,9 +7,11 @@ gives values and keeps nothing but the strategies and histories that it has load
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 
 from .adoption import adopt
 from .attempt import Work, ended, explained
@@ -135,11 +137,12 @@ class Migrator:
         Whatever goes wrong is in the value: what landed, where the branch stands, why. Where only
         a lock was in the way it is tried again, `run.lock_tries` times in all.
         """
+        started = time.monotonic()
         attempt = self._attempt(task, fence)
         tries = self.settings.run.lock_tries
         if tries > 1 and _passes(attempt):
-            return self._tried_again(attempt, task, fence, tries)
-        return attempt
+            attempt = self._tried_again(attempt, task, fence, tries)
+        return replace(attempt, duration=timedelta(seconds=time.monotonic() - started))
 
     def _tried_again(self, first: Attempt, task: Task, fence: Fence, tries: int) -> Attempt:
         """Between the tries whoever waits behind the lock gets through, for a time that differs

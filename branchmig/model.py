@@ -57,7 +57,9 @@ class BranchState:
     """HeadOffice's memory of one branch.
 
     While status is IN_PROGRESS, `heads` are the heads that the attempt started from. Times are
-    aware and in UTC, by HeadOffice's clock. `lock_token` never falls.
+    aware and in UTC, by HeadOffice's clock. `lock_token` never falls. `rollout` (an id) and `wave`
+    (from 0) say in which rollout the branch was last brought on, or failed; `failed_revision` is
+    the one that its last failed attempt had in hand.
     """
 
     status: MigrationStatus = MigrationStatus.PENDING
@@ -71,6 +73,9 @@ class BranchState:
     lock_expires_at: datetime | None = None
     error: str | None = None
     pinned: bool = False
+    rollout: str | None = None
+    wave: int | None = None
+    failed_revision: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +91,14 @@ class Lease:
     """The right to migrate one branch, as granted: `token` fences every write made under it.
 
     `previous` is the state found when the lease was taken, to be restored by an attempt that
-    ends without a result.
+    ends without a result; `state` the one written with it.
     """
 
     branch_id: str
     owner: str
     token: int
     previous: BranchState
+    state: BranchState
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +179,16 @@ LONGEST_MESSAGE = 4000
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An error as a value: its class, a sentence, a hint, and what the run may do about it."""
+    """An error as a value: its class, a sentence, a hint, and what the run may do about it.
+
+    `revision`: the one that was in hand; None where the branch failed before any was begun.
+    """
 
     type: str
     message: str
     hint: str | None = None
     kind: FailureKind = FailureKind.PERMANENT
+    revision: str | None = None
 
     @classmethod
     def of(cls, error: BaseException, kind: FailureKind = FailureKind.PERMANENT) -> Failure:
@@ -208,6 +218,7 @@ class Attempt:
     skip: SkipReason | None = None
     warnings: tuple[str, ...] = ()
     reason: str | None = None
+    duration: timedelta = timedelta()
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,12 +258,73 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Tally:
+    """What became of the branches of one wave of a rollout. `last`: when the last one ended."""
+
+    in_hand: int = 0
+    passed: int = 0
+    failed: int = 0
+    last: datetime | None = None
+
+    @property
+    def taken(self) -> int:
+        return self.in_hand + self.passed + self.failed
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """The bringing of one target, with one content of scripts, to the fleet.
+
+    `wave` is the latest that was begun, from 0. Halted and not resumed since: it holds back.
+    """
+
+    id: str
+    target: str
+    heads: Heads
+    started_at: datetime
+    finished_at: datetime | None = None
+    wave: int = 0
+    halted_at: datetime | None = None
+    halt_reason: str | None = None
+    resumed_at: datetime | None = None
+    resumed_by: str | None = None
+
+    @property
+    def is_halted(self) -> bool:
+        return self.halted_at is not None and self.resumed_at is None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A rollout and what became of the branches of each of its waves."""
+
+    rollout: Rollout
+    tallies: dict[int, Tally]
+
+    def tally(self, wave: int) -> Tally:
+        return self.tallies.get(wave, Tally())
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """One error of one revision, and in how many branches of a rollout it was the last."""
+
+    revision: str
+    error: str
+    branches: int
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """What a run did. Every count is derived."""
+    """What a run did. Every count is derived.
+
+    `rollout`: the one that the run was a part of, as it stood at the end.
+    """
 
     run_id: str
     outcomes: tuple[Outcome, ...]
     duration: timedelta = timedelta()
+    rollout: Standing | None = None
 
     def of(self, *verdicts: Verdict) -> tuple[Outcome, ...]:
         """The outcomes with one of these verdicts."""

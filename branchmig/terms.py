@@ -45,6 +45,8 @@ class SkipReason(StrEnum):
     LEASED = "leased"
     BUSY = "busy"
     PINNED = "pinned"
+    HALTED = "halted"
+    WAVE = "wave"
     STOPPED = "stopped"
 
 

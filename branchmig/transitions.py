@@ -10,13 +10,22 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from .errors import LeaseError
 from .masking import mask
-from .model import BranchState, FailureKind, Heads, MigrationStatus, SkipReason
+from .model import BranchState, Failure, FailureKind, Heads, MigrationStatus, SkipReason
 
 MAX_BACKOFF = timedelta(hours=1)
 
 DUE_TOLERANCE = timedelta(seconds=30)
 """What is due within this counts as due: a back-off of 300 s must not miss the tick after 300 s."""
+
+
+class HeldBack(LeaseError):
+    """A branch may not be attempted now, for a reason that is nobody's failure."""
+
+    def __init__(self, reason: SkipReason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,28 +65,31 @@ def succeed(state: BranchState, heads: Heads, now: datetime) -> BranchState:
         next_attempt_at=None,
         last_attempt_at=now,
         error=None,
+        failed_revision=None,
     )
 
 
 def fail(
     state: BranchState,
-    error: str,
-    kind: FailureKind,
+    failure: Failure,
     heads: Heads | None,
     now: datetime,
     policy: RetryPolicy,
     *,
-    previous: MigrationStatus,
+    previous: BranchState,
 ) -> BranchState:
     """An attempt failed. `heads`: where the branch was left, None if that could not be read.
 
     A branch that already needed a person goes on needing one. Under `wait_for_unreachable` a
-    branch that cannot be reached stays Failed for as long as that lasts.
+    branch that cannot be reached stays Failed for as long as that lasts. One that failed before
+    any revision was begun says nothing about the scripts, so it counts in no wave.
     """
-    waits = policy.wait_for_unreachable and kind is FailureKind.UNREACHABLE
+    waits = policy.wait_for_unreachable and failure.kind is FailureKind.UNREACHABLE
     count = state.retry_count if waits else state.retry_count + 1
     manual = not waits and count >= policy.max_attempts
-    manual = manual or previous is MigrationStatus.MANUAL or kind is FailureKind.MANUAL
+    manual = manual or previous.status is MigrationStatus.MANUAL
+    manual = manual or failure.kind is FailureKind.MANUAL
+    counted = state if failure.revision else previous
     return replace(
         state,
         status=MigrationStatus.MANUAL if manual else MigrationStatus.FAILED,
@@ -85,7 +97,10 @@ def fail(
         retry_count=count,
         next_attempt_at=None if manual else now + policy.delay(count),
         last_attempt_at=now,
-        error=mask(error),
+        error=mask(failure.message),
+        rollout=counted.rollout,
+        wave=counted.wave,
+        failed_revision=failure.revision,
     )
 
 
@@ -111,6 +126,9 @@ def restore(state: BranchState, previous: BranchState, heads: Heads | None) -> B
         last_attempt_at=previous.last_attempt_at,
         error=previous.error,
         pinned=state.pinned or previous.pinned,
+        rollout=previous.rollout,
+        wave=previous.wave,
+        failed_revision=previous.failed_revision,
     )
 
 
@@ -124,13 +142,19 @@ def adopt(state: BranchState, heads: Heads, now: datetime) -> BranchState:
         next_attempt_at=None,
         last_attempt_at=now,
         error=None,
+        failed_revision=None,
     )
 
 
 def reset(state: BranchState) -> BranchState:
     """A person asked for another try: Pending, and every failure forgotten."""
     return replace(
-        state, status=MigrationStatus.PENDING, retry_count=0, next_attempt_at=None, error=None
+        state,
+        status=MigrationStatus.PENDING,
+        retry_count=0,
+        next_attempt_at=None,
+        error=None,
+        failed_revision=None,
     )
 
 

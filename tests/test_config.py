@@ -14,13 +14,13 @@ import pytest
 from pydantic import BaseModel
 
 from branchmig import config
-from branchmig.config import RETAIL_TABLES, Settings, find, load, packaged
+from branchmig.config import RETAIL_TABLES, RolloutSettings, Settings, find, load, packaged
 from branchmig.errors import ConfigError
 from branchmig.masking import mask
 
 TEMPLATE = Path(config.__file__).with_name("settings.toml").read_text(encoding="utf-8")
 SECTIONS: dict[str, type[BaseModel]] = {
-    name: type(getattr(Settings.model_construct(file=Path()), name))
+    name: type(getattr(Settings.model_construct(file=Path(), rollout=RolloutSettings()), name))
     for name in Settings.model_fields
     if name != "file"
 }
@@ -48,6 +48,10 @@ OVERRIDES: dict[str, tuple[str, Any]] = {
     "max_attempts": ("7", 7),
     "backoff_seconds": ("7", 7),
     "unreachable": ("wait", "wait"),
+    "canary": ("7", 7),
+    "waves": ("50%,25", (25, 50)),
+    "max_failures": ("7", 7),
+    "soak_seconds": ("7", 7),
 }
 """What the environment may say, and what it then is; any other key is a text as it stands."""
 

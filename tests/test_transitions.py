@@ -11,7 +11,14 @@ import pytest
 
 from branchmig import transitions
 from branchmig.masking import remember_url
-from branchmig.model import BranchState, FailureKind, MigrationStatus, SkipReason
+from branchmig.model import (
+    BranchState,
+    Failure,
+    FailureKind,
+    Heads,
+    MigrationStatus,
+    SkipReason,
+)
 from branchmig.transitions import RetryPolicy
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -31,10 +38,16 @@ EVERY_STATE = [PENDING, COMPLETED, FAILED, MANUAL, LEFT, PINNED]
 LEASE_FIELDS = ("lock_owner", "lock_token", "lock_expires_at")
 
 
-def _failed(state: BranchState, previous: BranchState, **given: object) -> BranchState:
-    arguments = {"kind": FailureKind.PERMANENT, "heads": None, "now": LATER, "policy": POLICY}
-    arguments |= given
-    return transitions.fail(state, "broken", previous=previous.status, **arguments)
+def _failed(
+    state: BranchState,
+    previous: BranchState,
+    kind: FailureKind = FailureKind.PERMANENT,
+    heads: Heads | None = None,
+    policy: RetryPolicy = POLICY,
+    revision: str | None = None,
+) -> BranchState:
+    failure = Failure("MigrationFailed", "broken", kind=kind, revision=revision)
+    return transitions.fail(state, failure, heads, LATER, policy, previous=previous)
 
 
 def _events(previous: BranchState) -> Iterator[Callable[[BranchState], BranchState]]:
@@ -180,11 +193,29 @@ def test_a_failure_says_where_the_branch_was_left(heads: tuple[str, ...] | None)
 
 def test_a_failure_holds_no_password() -> None:
     remember_url("postgresql://u:s3cret-word@db/x")
-    after = transitions.fail(
-        PENDING, "dsn=s3cret-word", FailureKind.PERMANENT, None, NOW, POLICY,
-        previous=MigrationStatus.PENDING,
-    )  # fmt: skip
+    failure = Failure("MigrationFailed", "dsn=s3cret-word")
+    after = transitions.fail(PENDING, failure, None, NOW, POLICY, previous=PENDING)
     assert "s3cret-word" not in (after.error or "")
+
+
+@pytest.mark.parametrize("revision", [None, "a2"])
+def test_only_a_failure_within_a_revision_counts_in_the_wave(revision: str | None) -> None:
+    before = replace(COMPLETED, rollout="former", wave=2)
+    begun = replace(transitions.begin(before, None, "head", NOW), rollout="this", wave=0)
+    after = _failed(begun, before, revision=revision)
+    assert (after.rollout, after.wave) == (("this", 0) if revision else ("former", 2))
+    assert after.failed_revision == revision
+
+
+def test_what_was_skipped_or_stopped_is_in_no_wave() -> None:
+    begun = replace(transitions.begin(PENDING, None, "head", NOW), rollout="this", wave=0)
+    assert transitions.restore(begun, PENDING, None).rollout is None
+
+
+def test_a_success_stays_in_its_wave_and_forgets_what_failed() -> None:
+    begun = replace(FAILED, rollout="this", wave=1, failed_revision="a2")
+    after = transitions.succeed(begun, ("a3",), NOW)
+    assert (after.rollout, after.wave, after.failed_revision) == ("this", 1, None)
 
 
 # Ending without a result --------------------------------------------------------------------------
@@ -328,5 +359,6 @@ def test_a_kill_at_any_point_of_any_sequence_leaves_a_state_that_goes_on(
 def test_the_fields_of_a_state_are_those_that_these_rules_speak_of() -> None:
     assert {field.name for field in fields(BranchState)} == {
         "status", "heads", "target", "retry_count", "next_attempt_at", "last_attempt_at",
-        "lock_owner", "lock_token", "lock_expires_at", "error", "pinned",
+        "lock_owner", "lock_token", "lock_expires_at", "error", "pinned", "rollout", "wave",
+        "failed_revision",
     }  # fmt: skip

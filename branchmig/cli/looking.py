@@ -207,7 +207,7 @@ def _judged_history(session: Session) -> HistoryReport:
 
 
 def _validated(session: Session, report: HistoryReport) -> list[ValidationResult]:
-    from ..fleet.fleet import select
+    from ..fleet.selection import select
     from ..model import Filters
 
     with session.reading() as manager:
@@ -248,7 +248,7 @@ def _concerns_all(error: BranchmigError) -> bool:
 def _named(
     manager: BranchMigrationManager, names: Iterable[str] | None, chosen: Filters
 ) -> tuple[Record, ...]:
-    from ..fleet.fleet import select
+    from ..fleet.selection import select
 
     if names:
         return tuple({r.branch.id: r for r in map(manager.store.record, names)}.values())

@@ -114,7 +114,10 @@ def apply_all(
 
     Example: branchmig apply-all --tag north
     """
-    from ..fleet.fleet import Fleet, select
+    from ..fleet.crew import Workers
+    from ..fleet.fleet import Fleet, check
+    from ..fleet.rollout import joined
+    from ..fleet.selection import select
 
     if init:
         from dataclasses import replace
@@ -129,11 +132,14 @@ def apply_all(
     chosen = filters(tag, provider, status, shard)
     with session.writing("apply-all", target) as manager, ExitStack() as stack:
         stack.enter_context(listening(manager.fence))
-        size = workers or manager.settings.run.workers or 2 * (os.cpu_count() or 1)
-        fleet = Fleet(manager, _sinks(session, stack), size)
-        records = select(manager.store.records(), chosen)
-        fleet.check(records, target)
+        everyone = manager.store.records()
+        records = select(everyone, chosen)
+        check(manager, records, target)
         with recorded(manager) as end:
+            gate = joined(manager, everyone, target)
+            size = workers or manager.settings.run.workers or 2 * (os.cpu_count() or 1)
+            crew = Workers(manager.settings, size)
+            fleet = Fleet(manager, _sinks(session, stack), crew, gate)
             report = fleet.apply_all(records, target)
             code = _signalled(manager) or report.exit_code
             end(code)
@@ -348,7 +354,7 @@ def _changed(
 def _chosen(
     manager: BranchMigrationManager, branch: str | None, chosen: Filters
 ) -> tuple[Record, ...]:
-    from ..fleet.fleet import select
+    from ..fleet.selection import select
 
     if branch is not None:
         return (manager.store.record(branch),)

@@ -2,107 +2,69 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import queue
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, suppress
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from .. import transitions
-from ..errors import BranchmigError, ProviderError, UnknownBranch
-from ..fence import Fence, Fencing
-from ..manager import BranchMigrationManager, skipped
+from ..errors import BranchmigError, ProviderError, StoreError, UnknownBranch
+from ..lease import Grant, Tenure
+from ..manager import BranchMigrationManager, conclusion, outcome_of, skipped
 from ..model import (
+    Attempt,
     BranchState,
-    Filters,
-    Heads,
+    Failure,
     MigrationStatus,
     Outcome,
     Record,
     Report,
     SkipReason,
+    Task,
     Verdict,
 )
 from ..sinks import BranchFinished, BranchStarted, RunFinished, RunStarted, Sinks
+from ..store.leases import Conclusion, Wanted
+from ..store.rows import Transition
+from ..waves import Gate
+from .backlog import Backlog, Job
 from .crew import Crew
+from .ledger import Entry, Ledger
 from .survey import Finding, Survey
-from .worker import Worker
 
 log = logging.getLogger("branchmig.fleet")
 
+_AHEAD = 0.25
+_MOST_AHEAD = 10
+"""Leases are taken for what a worker will do within so many seconds, and for no more branches a
+worker than this: others must be able to work too."""
 
-def select(records: Iterable[Record], filters: Filters) -> tuple[Record, ...]:
-    """The active branches that the filters mean, by code."""
-    return tuple(r for r in records if r.branch.is_active and _meant(r, filters))
-
-
-def _meant(record: Record, filters: Filters) -> bool:
-    branch = record.branch
-    return (
-        (not filters.tags or bool(set(filters.tags) & set(branch.tags)))
-        and (not filters.providers or branch.provider in filters.providers)
-        and (not filters.statuses or record.state.status in filters.statuses)
-        and (filters.shard is None or _in_shard(branch.id, *filters.shard))
-    )
-
-
-def _in_shard(branch_id: str, index: int, count: int) -> bool:
-    """The same answer on every host and in every version: by the hash of the id."""
-    digest = hashlib.sha256(branch_id.encode()).digest()
-    return int.from_bytes(digest[:8], "big") % count == index - 1
-
-
-class _HeldBack(Exception):
-    """Found out while taking the lease: somebody else has changed the branch's state."""
-
-    def __init__(self, reason: SkipReason, why: str) -> None:
-        super().__init__(why)
-        self.reason = reason
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One branch to be migrated, and what the survey found it at."""
-
-    record: Record
-    heads: Heads | None
-    server: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Done:
-    job: _Job
-    result: Outcome | BaseException | None
+_KNOWN = 50
+"""Leases taken at once only to record what the survey has found out already."""
 
 
 class Fleet:
     """One run over many branches.
 
-    The survey finds out who is behind; the crew's workers migrate those, so many at once. One
-    thread puts together what both tell of, gives out the work, and is the only one that talks.
+    The survey finds out who is behind; the crew migrates those, so many at once. One thread puts
+    together what both tell of. It alone speaks to HeadOffice: it takes the leases of what is to be
+    begun next and writes down what has ended, many branches at a time.
     """
 
-    def __init__(self, manager: BranchMigrationManager, sinks: Sinks, workers: int) -> None:
-        """`workers`: how many processes migrate at once."""
+    def __init__(
+        self, manager: BranchMigrationManager, sinks: Sinks, crew: Crew, gate: Gate | None = None
+    ) -> None:
+        """`gate`: the rollout that the run is a part of."""
         self._manager = manager
         self._sinks = sinks
-        self._workers = workers
-        self._events: queue.SimpleQueue[Finding | _Done | None] = queue.SimpleQueue()
-        self._waiting: deque[_Job] = deque()
-        self._at_work: Counter[str] = Counter()
-
-    def check(self, records: Iterable[Record], target: str) -> None:
-        """Raise HistoryError, UnknownRevision or MultipleHeads before anything is touched."""
-        migrator = self._manager.migrator
-        for provider in sorted({record.branch.provider for record in records}):
-            # A provider without a driver or a strategy harms its own branches alone.
-            with suppress(ProviderError):
-                migrator.strategy(provider)
-                migrator.history(provider).check_target(target)
+        self._crew = crew
+        self._gate = gate
 
     def apply_all(self, records: Iterable[Record], target: str) -> Report:
         """Bring every one of `records` to `target`; one bad branch costs its neighbours nothing.
@@ -113,137 +75,351 @@ class Fleet:
         started = time.monotonic()
         chosen = tuple(records)
         self._sinks.emit(RunStarted(self._manager.run, len(chosen)))
-        outcomes = []
-        for outcome in self._outcomes(chosen, target):
-            self._sinks.emit(BranchFinished(outcome))
-            outcomes.append(outcome)
+        course = _Course(self._manager, self._sinks, self._crew, self._gate, target)
+        course.run(chosen)
         # In the order of the list, whoever was quicker.
         place = {record.branch.id: number for number, record in enumerate(chosen)}
-        outcomes.sort(key=lambda outcome: place[outcome.branch.id])
+        outcomes = sorted(course.outcomes, key=lambda outcome: place[outcome.branch.id])
         elapsed = timedelta(seconds=time.monotonic() - started)
-        report = Report(self._manager.run.id, tuple(outcomes), elapsed)
+        rollouts = self._manager.store.rollouts
+        standing = rollouts.standing(self._gate.rollout) if self._gate else None
+        report = Report(self._manager.run.id, tuple(outcomes), elapsed, standing)
         self._sinks.emit(RunFinished(self._manager.run, report))
         return report
 
-    def _outcomes(self, records: tuple[Record, ...], target: str) -> Iterator[Outcome]:
+
+def check(manager: BranchMigrationManager, records: Iterable[Record], target: str) -> None:
+    """Raise HistoryError, UnknownRevision or MultipleHeads before anything is touched."""
+    for provider in sorted({record.branch.provider for record in records}):
+        # A provider without a driver or a strategy harms its own branches alone.
+        with suppress(ProviderError):
+            manager.migrator.strategy(provider)
+            manager.migrator.history(provider).check_target(target)
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """A task that a worker has done with."""
+
+    job: Job
+    grant: Grant
+    future: Future[Attempt]
+
+
+class _Course:
+    """The state of a run while it lasts. Everything in here belongs to one thread."""
+
+    def __init__(
+        self,
+        manager: BranchMigrationManager,
+        sinks: Sinks,
+        crew: Crew,
+        gate: Gate | None,
+        target: str,
+    ) -> None:
+        self.outcomes: list[Outcome] = []
+        self._manager = manager
+        self._sinks = sinks
+        self._crew = crew
+        self._gate = gate
+        self._target = target
+        self._events: queue.SimpleQueue[Finding | _Done | None] = queue.SimpleQueue()
+        self._unseen: dict[str, Record] = {}
+        self._backlog = Backlog(manager.settings.run.per_server)
+        self._known: deque[Job] = deque()
+        self._ready: deque[tuple[Job, Grant]] = deque()
+        self._running = 0
+        self._pace = 0.0  # seconds that a branch takes a worker, of late; 0: not known yet
+        self._closed: transitions.HeldBack | None = None
+        self._waits = False
+        self._broken: StoreError | None = None
+        seconds = manager.settings.run.lease_seconds
+        self._tenure = Tenure(manager.store, manager.run, seconds)
+        self._ledger = Ledger(self._tenure, manager.fence, seconds)
+
+    # The whole --------------------------------------------------------------------------------
+
+    def run(self, records: Sequence[Record]) -> None:
+        """From the survey to the last record. Raises StoreError."""
         manager = self._manager
-        now = manager.store.now()
+        per_server = manager.settings.run.survey_per_server
+        if self._gate:
+            # What a run that was killed had not judged any more.
+            self._judge(self._gate)
+        with ExitStack() as stack:
+            stack.enter_context(self._tenure)
+            stack.callback(self._give_back)
+            stack.callback(self._crew.close)
+            stack.enter_context(manager.fence.watched(self._pass_on))
+            due = self._due(records)
+            self._unseen = {record.branch.id: record for record in due}
+            survey = Survey(manager.migrator, per_server, self._events.put)
+            stack.enter_context(closing(survey))
+            survey.begin(due)
+            while self._goes_on():
+                pass
+        if self._broken:
+            raise self._broken
+
+    def _goes_on(self) -> bool:
+        """One turn: begin what can be begun, record what has ended, wait for what comes next."""
+        if self._broken or self._manager.fence.state.signum is not None:
+            self._drop()
+        while self._lease():
+            pass
+        self._submit()
+        due_in = self._ledger.due_in()
+        idle = not (self._unseen or self._running or self._backlog or self._known or self._ready)
+        if due_in == 0.0 or (due_in is not None and (idle or self._waits)):
+            self._record()
+            return True
+        if idle:
+            return False
+        with suppress(queue.Empty):
+            match self._events.get(timeout=due_in):
+                case Finding(record) as found if self._unseen.pop(record.branch.id, None):
+                    self._surveyed(found)
+                case _Done() as done:
+                    self._ended(done)
+        return True
+
+    def _due(self, records: Iterable[Record]) -> list[Record]:
+        """Those that may be attempted now; of the others the outcome is known."""
+        now = self._manager.store.now()
         due = []
         for record in records:
-            reason = transitions.held_back(record.state, now, manager.policy)
-            if reason and manager.fence.state.signum is None:
-                yield skipped(record, reason, _why(record.state, reason))
+            reason = transitions.held_back(record.state, now, self._manager.policy)
+            if reason and self._manager.fence.state.signum is None:
+                self._finish(skipped(record, reason, _why(record.state, reason)))
             else:
                 due.append(record)
-        per_server = manager.settings.run.survey_per_server
-        with (
-            closing(Crew[_Job, Outcome | None](manager.settings, self._workers, self._work(target),
-                                        lambda job, result: self._events.put(_Done(job, result)))
-                    ) as crew,
-            closing(Survey(manager.migrator, per_server, self._events.put)) as survey,
-            manager.fence.watched(lambda state: self._pass_on(crew, state)),
-        ):  # fmt: skip
-            survey.begin(due)
-            yield from self._worked(crew, {record.branch.id: record for record in due}, target)
+        return due
 
-    def _worked(
-        self, crew: Crew[_Job, Outcome | None], unseen: dict[str, Record], target: str
-    ) -> Iterator[Outcome]:
-        """Whatever becomes of `unseen`, the branches that the survey has not told of yet."""
-        in_hand = 0
-        broken: BaseException | None = None
-        while True:
-            if broken or self._manager.fence.state.signum is not None:
-                left = [*unseen.values(), *(job.record for job in self._waiting)]
-                unseen.clear()
-                self._waiting.clear()
-                for record in () if broken else left:
-                    yield skipped(record, SkipReason.STOPPED, "the run was stopped")
-            in_hand += self._give_out(crew)
-            if not (in_hand or unseen or self._waiting):
-                break
-            match self._events.get():
-                case Finding(record) as found if unseen.pop(record.branch.id, None):
-                    yield from self._surveyed(found, target)
-                case _Done(job, result):
-                    in_hand -= 1
-                    self._at_work[job.server or ""] -= 1
-                    if isinstance(result, BaseException):
-                        broken = broken or result
-                    elif result is not None:
-                        yield result
-        if broken:
-            raise broken
+    def _finish(self, outcome: Outcome) -> None:
+        self._sinks.emit(BranchFinished(outcome))
+        self.outcomes.append(outcome)
 
-    def _pass_on(self, crew: Crew[_Job, Outcome | None], state: Fencing) -> None:
-        crew.obey(state)
-        self._events.put(None)
+    # From the survey to the workers -----------------------------------------------------------
 
-    def _surveyed(self, found: Finding, target: str) -> Iterator[Outcome]:
+    def _surveyed(self, found: Finding) -> None:
         record = found.record
         if found.busy:
-            yield skipped(record, SkipReason.BUSY, found.busy)
-        elif self._agrees(record, found.heads, target):
-            yield _unchanged(record)
+            self._finish(skipped(record, SkipReason.BUSY, found.busy))
+            return
+        to_do = self._has_steps(found)
+        if to_do is False and _agrees(record, found):
+            self._finish(_unchanged(record))
+            return
+        server = self._manager.migrator.server(record.branch)
+        if found.failure:
+            attempt = Attempt(failure=found.failure)
+            self._known.append(Job(record, None, server, False, attempt))
         else:
-            server = self._manager.migrator.server(record.branch)
-            self._waiting.append(_Job(record, found.heads, server))
+            self._backlog.add(Job(record, found.heads, server, to_do is not False))
 
-    def _give_out(self, crew: Crew[_Job, Outcome | None]) -> int:
-        """Begin what can be begun; how many that were."""
-        begun = 0
-        passed: list[_Job] = []
-        while self._waiting and crew.has_room:
-            job = self._waiting.popleft()
-            if job.server and self._at_work[job.server] >= self._manager.settings.run.per_server:
-                passed.append(job)
-                continue
-            self._at_work[job.server or ""] += 1
-            self._sinks.emit(BranchStarted(job.record.branch))
-            crew.begin(job)
-            begun += 1
-        self._waiting.extendleft(reversed(passed))
-        return begun
-
-    def _work(self, target: str) -> Callable[[_Job, Worker, Fence], Outcome | None]:
-        """What a thread of the crew does with one branch."""
-
-        def work(job: _Job, worker: Worker, fence: Fence) -> Outcome | None:
-            manager = self._manager.under(fence)
-            try:
-                return manager.migrate(
-                    job.record, target, worker.attempt, self._beginning(job.heads, target)
-                )
-            except _HeldBack as held:
-                return skipped(job.record, held.reason, str(held))
-            except UnknownBranch as removed:
-                log.info("%s", removed)
-                return None
-
-        return work
-
-    def _agrees(self, record: Record, heads: Heads | None, target: str) -> bool:
-        """Nothing to do and nothing to put right: costs no lease and no write."""
-        if heads is None or record.state.status is not MigrationStatus.COMPLETED:
-            return False
-        if heads != record.state.heads:
-            return False
+    def _has_steps(self, found: Finding) -> bool | None:
+        """Whether revisions are to run on a branch; None: only an attempt can tell."""
+        if found.heads is None:
+            return None
         try:
-            history = self._manager.migrator.history(record.branch.provider)
-            return not history.steps(heads, target)
+            history = self._manager.migrator.history(found.record.branch.provider)
+            return bool(history.steps(found.heads, self._target))
         except BranchmigError:
-            return False
+            return None
 
-    def _beginning(
-        self, heads: Heads | None, target: str
-    ) -> Callable[[BranchState, datetime], BranchState]:
+    def _lease(self) -> bool:
+        """Take the leases of what the workers will begin next; whether there is room for others."""
+        if self._waits or self._broken:
+            return False
+        jobs = [self._known.popleft() for _ in range(min(len(self._known), _KNOWN))]
+        jobs += self._backlog.take(self._wanted())
+        if not jobs:
+            return False
+        if self._closed:
+            jobs = [job for job in jobs if not self._held_back(job, self._closed)]
+        wanted = [Wanted(job.record.branch, self._begin(job), job.in_wave) for job in jobs]
+        try:
+            grants = self._tenure.take(wanted, self._gate) if wanted else []
+        except StoreError as error:
+            self._broken = error
+            return False
+        refused = []
+        for job, grant in zip(jobs, grants, strict=True):
+            if isinstance(grant, Grant):
+                self._granted(job, grant)
+            elif job.in_wave and getattr(grant, "reason", None) in (
+                SkipReason.HALTED, SkipReason.WAVE,
+            ):  # fmt: skip
+                refused.append((job, grant))
+            else:
+                self._refused(job, grant)
+        if refused:
+            self._at_the_gate([job for job, _ in refused], refused[0][1])
+        return True
+
+    def _wanted(self) -> int:
+        """How many leases more: for every idle worker, and some ahead where the work is quick."""
+        ahead = min(_MOST_AHEAD, int(_AHEAD / self._pace)) if self._pace else 0
+        ahead *= self._crew.size
+        lacking = self._crew.size - self._running - len(self._ready)
+        if lacking <= 0 and len(self._ready) > ahead // 2:
+            return 0
+        return max(0, lacking + ahead)
+
+    def _begin(self, job: Job) -> Transition:
         def begin(state: BranchState, now: datetime) -> BranchState:
             reason = transitions.held_back(state, now, self._manager.policy)
             if reason:
-                raise _HeldBack(reason, _why(state, reason))
-            return transitions.begin(state, heads, target, now)
+                raise transitions.HeldBack(reason, _why(state, reason))
+            return transitions.begin(state, job.heads, self._target, now)
 
         return begin
+
+    def _granted(self, job: Job, grant: Grant) -> None:
+        if job.attempt:
+            self._conclude(job, grant, job.attempt)
+        else:
+            self._ready.append((job, grant))
+
+    def _refused(self, job: Job, error: BranchmigError | Grant) -> None:
+        if job.attempt is None:
+            self._backlog.done(job)
+        if isinstance(error, UnknownBranch):
+            log.info("%s", error)
+            return
+        reason = getattr(error, "reason", SkipReason.LEASED)
+        self._finish(skipped(job.record, reason, str(error)))
+
+    def _submit(self) -> None:
+        while self._ready and self._running < self._crew.size:
+            job, grant = self._ready.popleft()
+            branch = job.record.branch
+            self._sinks.emit(BranchStarted(branch))
+            self._running += 1
+            task = Task(branch, self._target, grant.lease.previous.heads)
+            future = self._crew.submit(task, grant.fence)
+            future.add_done_callback(partial(self._tell, job, grant))
+
+    def _tell(self, job: Job, grant: Grant, future: Future[Attempt]) -> None:
+        self._events.put(_Done(job, grant, future))
+
+    # From the workers to HeadOffice -----------------------------------------------------------
+
+    def _ended(self, done: _Done) -> None:
+        self._running -= 1
+        try:
+            attempt = done.future.result()
+        except BaseException as error:
+            # A fault of ours: it costs its branch an attempt, and no other branch anything.
+            log.debug("while %s was migrated", done.job.record.branch.code, exc_info=error)
+            attempt = Attempt(failure=Failure.of(error))
+        seconds = attempt.duration.total_seconds()
+        self._pace = (3 * self._pace + seconds) / 4 if self._pace else seconds
+        self._conclude(done.job, done.grant, attempt)
+
+    def _conclude(self, job: Job, grant: Grant, attempt: Attempt) -> None:
+        if job.attempt is None:
+            self._backlog.done(job)
+        lease, policy = grant.lease, self._manager.policy
+        outcome = outcome_of(job.record.branch, lease.previous, self._blamed(job, attempt))
+        end = conclusion(lease.previous, self._blamed(job, attempt), policy)
+        self._ledger.add(Entry(job.record, Conclusion(lease, end, outcome), outcome))
+
+    def _blamed(self, job: Job, attempt: Attempt) -> Attempt:
+        """A worker that died cannot say which revision it had in hand: the first is suspected."""
+        failure = attempt.failure
+        if failure is None or failure.type != "WorkerDied" or job.heads is None:
+            return attempt
+        history = self._manager.migrator.history(job.record.branch.provider)
+        first = next((step.revision for step in history.steps(job.heads, self._target)), None)
+        return replace(attempt, failure=replace(failure, revision=first))
+
+    def _record(self) -> None:
+        self._waits = False
+        try:
+            outcomes = self._ledger.write()
+            for outcome in outcomes:
+                self._finish(outcome)
+            if self._gate and any(o.failure and o.failure.revision for o in outcomes):
+                self._judge(self._gate)
+        except StoreError as error:
+            self._broken = self._broken or error
+
+    # The waves --------------------------------------------------------------------------------
+
+    def _judge(self, gate: Gate) -> None:
+        reason = self._manager.store.rollouts.judge(gate, self._manager.run)
+        if reason:
+            log.error("the rollout is halted: %s", reason)
+            self._close_gate(transitions.HeldBack(SkipReason.HALTED, f"halted: {reason}"))
+
+    def _at_the_gate(self, jobs: list[Job], error: BranchmigError | Grant) -> None:
+        """Branches that the waves did not let in: they wait for those of ours that are in hand."""
+        assert isinstance(error, transitions.HeldBack)
+        self._backlog.put_back(jobs)
+        in_hand = self._running or self._ready or len(self._ledger)
+        if error.reason is SkipReason.WAVE and in_hand:
+            self._waits = True
+        else:
+            self._close_gate(error)
+
+    def _close_gate(self, error: transitions.HeldBack) -> None:
+        """Nothing more is let in by this run; what has a lease and is not begun gives it back."""
+        self._closed = error
+        self._return([item for item in self._ready if item[0].in_wave], error.reason, str(error))
+
+    def _held_back(self, job: Job, error: transitions.HeldBack) -> bool:
+        if job.in_wave:
+            self._backlog.done(job)
+            self._finish(skipped(job.record, error.reason, str(error)))
+        return job.in_wave
+
+    # The end ----------------------------------------------------------------------------------
+
+    def _drop(self) -> None:
+        """Begin nothing more: the run was stopped, or HeadOffice is gone."""
+        left = [*self._unseen.values(), *(job.record for job in self._backlog.drain())]
+        left += [job.record for job in self._known]
+        self._unseen.clear()
+        self._known.clear()
+        self._waits = False
+        if self._broken:
+            return
+        for record in left:
+            self._finish(skipped(record, SkipReason.STOPPED, _STOPPED))
+        self._return(list(self._ready), SkipReason.STOPPED, _STOPPED)
+
+    def _return(self, ready: list[tuple[Job, Grant]], reason: SkipReason, why: str) -> None:
+        """Give back leases under which nothing was begun."""
+        for job, grant in ready:
+            self._ready.remove((job, grant))
+            self._backlog.done(job)
+            outcome = skipped(job.record, reason, why)
+            self._ledger.add(Entry(job.record, _untouched(grant), outcome))
+
+    def _give_back(self) -> None:
+        """Whatever ended the run: leases under which nothing was begun are nobody's any more."""
+        with suppress(BranchmigError):
+            self._tenure.give_back([_untouched(grant) for _, grant in self._ready])
+
+    def _pass_on(self, state: object) -> None:
+        self._tenure.obey(self._manager.fence.state)
+        self._events.put(None)
+
+
+_STOPPED = "the run was stopped"
+
+
+def _untouched(grant: Grant) -> Conclusion:
+    previous = grant.lease.previous
+    return Conclusion(
+        grant.lease, lambda state, now: transitions.restore(state, previous, None), None
+    )
+
+
+def _agrees(record: Record, found: Finding) -> bool:
+    """Nothing to put right either: costs no lease and no write."""
+    return record.state.status is MigrationStatus.COMPLETED and record.state.heads == found.heads
 
 
 def _unchanged(record: Record) -> Outcome:

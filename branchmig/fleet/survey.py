@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ..errors import BranchBusy
 from ..migrator import Migrator
-from ..model import Heads, Record
+from ..model import Failure, Heads, Record
 
 _THREADS = 128
 """Connections in all: at 100 ms for a round trip they survey ten thousand databases in a minute."""
@@ -25,12 +25,13 @@ class Finding:
     """What a look at one branch gave.
 
     `heads` None: an attempt will have to find out what is wrong; `busy`: why an attempt would only
-    wait in vain.
+    wait in vain; `failure`: what an attempt would end with as well.
     """
 
     record: Record
     heads: Heads | None = None
     busy: str | None = None
+    failure: Failure | None = None
 
 
 class Survey:

@@ -8,14 +8,17 @@ worker that the parent died.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from functools import partial
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 
@@ -26,6 +29,9 @@ from ..migrator import Migrator
 from ..model import Attempt, Failure, Task
 
 _PRELOADED = ["branchmig.fleet.worker"]
+
+_RECYCLED = 1000
+"""Branches after which a process is replaced: what revisions leave in it is not ours to judge."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """What a terminal sends to the whole group, and systemd to the whole unit: the parent decides what
@@ -39,16 +45,20 @@ class Worker:
         self._settings = settings
         self._executor: ProcessPoolExecutor | None = None
         self._control: Connection | None = None
+        self._done = 0
 
     def attempt(self, task: Task, fence: Fence) -> Attempt:
         """Have one branch migrated; waits for it. A worker that dies is this branch's failure, but
         for one that died before it began: that is replaced once."""
+        if self._done >= _RECYCLED:
+            self.close()
         for _ in range(2):
             try:
                 executor = self._started()
-                with fence.watched(self._tell):
+                with fence.watched(partial(self._tell, task.branch.id)):
                     attempt = executor.submit(_attempt, task, fence.state).result()
                 self._has_begun()
+                self._done += 1
                 return attempt
             except BrokenProcessPool:
                 begun = self._has_begun()
@@ -72,12 +82,13 @@ class Worker:
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
         self._executor = self._control = None
+        self._done = 0
 
-    def _tell(self, state: Fencing) -> None:
+    def _tell(self, branch_id: str, state: Fencing) -> None:
         # A worker that is gone is found out by the future; here it only cannot be told.
         with suppress(OSError):
             assert self._control is not None
-            self._control.send(state)
+            self._control.send((branch_id, state))
 
     def _has_begun(self) -> bool:
         """Whether the worker has said so since it was last asked; a dead one's word is kept."""
@@ -116,26 +127,30 @@ def _start_fork_server() -> None:
 # Within the worker ------------------------------------------------------------------------------
 
 _migrator: Migrator
-_fence: Fence
 _control: Connection
+_fences: defaultdict[str, Fence] = defaultdict(Fence)
+"""By branch, since the pipe may be quicker than the task, and bring the last branch's late."""
 
 
 def _start(settings: Settings, control: Connection) -> None:
-    global _migrator, _fence, _control
+    global _migrator, _control
     for signum in _SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
     # What a revision starts shall be free to die of them.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     # The parent's standard output carries one document; revisions may print.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    _migrator, _fence, _control = Migrator(settings), Fence(), control
-    threading.Thread(target=_obey, args=(control, _fence), daemon=True).start()
+    _migrator, _control = Migrator(settings), control
+    # What was loaded by now stays; looking through it again and again would only cost.
+    gc.freeze()
+    threading.Thread(target=_obey, args=(control,), daemon=True).start()
 
 
-def _obey(control: Connection, fence: Fence) -> None:
+def _obey(control: Connection) -> None:
     while True:
         try:
-            fence.become(control.recv())
+            branch_id, state = control.recv()
+            _fences[branch_id].become(state)
         except (EOFError, OSError):
             # The parent closed the pipe when we are idle, or died. Either way nobody is left to
             # take a result: end here, as if killed; the branch is whole after any kill.
@@ -144,10 +159,12 @@ def _obey(control: Connection, fence: Fence) -> None:
 
 def _attempt(task: Task, state: Fencing) -> Attempt:
     _control.send(True)
-    # The pipe may be slower than the task, and would leave us with the last branch's fence.
-    _fence.become(state)
+    fence = _fences[task.branch.id]
+    fence.become(state)
     try:
-        return _migrator.attempt(task, _fence)
+        return _migrator.attempt(task, fence)
     except BaseException as error:
         # Raised again in the parent it would end the whole run.
         return Attempt(failure=Failure.of(error))
+    finally:
+        del _fences[task.branch.id]

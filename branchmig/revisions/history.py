@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -120,6 +121,19 @@ class History:
             )
             for script in reversed(scripts)
         )
+
+    @cached_property
+    def content(self) -> str:
+        """A hash of everything in the folders of the history: another one is another rollout."""
+        folders = {Path(self.script.dir), *map(Path, self.script._version_locations)}
+        files = {path for folder in folders for path in folder.rglob("*") if path.is_file()}
+        # By name and not by place: hosts may keep the scripts where they like.
+        parts = sorted(
+            path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest()
+            for path in files
+            if "__pycache__" not in path.parts
+        )
+        return hashlib.sha256(b"".join(parts)).hexdigest()
 
     @cached_property
     def heads(self) -> Heads:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -16,8 +16,6 @@ from ..errors import (
     HeadOfficeLocked,
     HeadOfficeUnreachable,
     LeaseHeld,
-    LeaseLost,
-    StateConflict,
     UnknownBranch,
     UsageError,
 )
@@ -27,23 +25,18 @@ from ..model import (
     Lease,
     MigrationStatus,
     Outcome,
-    Provider,
     Record,
     Run,
 )
+from . import rows
+from .leases import Conclusion, Leases, Wanted, changed, held
+from .rollouts import Rollouts
+from .rows import Transition
 from .tables import branches, clock, outcomes, runs, states
-
-Transition = Callable[[BranchState, datetime], BranchState]
-"""From the state as it is and HeadOffice's time to the next state; see `transitions`."""
-
-_STATE_COLUMNS = (
-    "status", "heads", "target", "retry_count", "next_attempt_at", "last_attempt_at", "error",
-    "pinned",
-)  # fmt: skip
 
 
 class Store:
-    """HeadOffice behind one engine.
+    """HeadOffice behind one engine; its leases and rollouts are rooms of their own.
 
     `explain` turns an error of HeadOffice's driver into one with a sentence; it is the strategy's.
     Methods raise HeadOfficeUnreachable or HeadOfficeLocked where the database will not.
@@ -54,6 +47,8 @@ class Store:
     ) -> None:
         self._engine = engine
         self._explain = explain
+        self.leases = Leases(self._transaction)
+        self.rollouts = Rollouts(self._transaction)
 
     def close(self) -> None:
         """Give back every connection."""
@@ -80,27 +75,27 @@ class Store:
     def now(self) -> datetime:
         """HeadOffice's time, the only one by which leases are judged."""
         with self._transaction() as connection:
-            return _now(connection)
+            return rows.now(connection)
 
     # Branches ---------------------------------------------------------------------------------
 
     def records(self) -> tuple[Record, ...]:
         """Every branch with its state, by code."""
-        statement = _records().order_by(branches.c.code_key)
+        statement = rows.records().order_by(branches.c.code_key)
         with self._transaction() as connection:
-            return tuple(_record(row) for row in connection.execute(statement))
+            return tuple(rows.record(row) for row in connection.execute(statement))
 
     def record(self, name: str) -> Record:
         """The branch of this code (whatever its case) or id. Raises UnknownBranch."""
-        by_code = _records().where(branches.c.code_key == name.lower())
-        by_id = _records().where(branches.c.id == name.lower())
+        by_code = rows.records().where(branches.c.code_key == name.lower())
+        by_id = rows.records().where(branches.c.id == name.lower())
         with self._transaction() as connection:
             row = connection.execute(by_code).first() or connection.execute(by_id).first()
         if row is None:
             raise UnknownBranch(
                 f"there is no branch {name!r}", "`branchmig branch list` shows every branch"
             )
-        return _record(row)
+        return rows.record(row)
 
     def add(self, branch: Branch, identity: str) -> None:
         """Add one branch. Raises UsageError where its code or its database is taken."""
@@ -150,7 +145,7 @@ class Store:
         """Forget a branch and its state; its outcomes stay. Raises LeaseHeld while it is leased."""
         with self._transaction() as connection:
             gone = connection.execute(
-                sa.delete(states).where(states.c.branch_id == branch.id, _free())
+                sa.delete(states).where(states.c.branch_id == branch.id, rows.free())
             )
             if gone.rowcount != 1:
                 raise LeaseHeld(f"{branch.code} is being migrated", "try again when that has ended")
@@ -196,16 +191,19 @@ class Store:
     def change(self, branch: Branch, transition: Transition) -> BranchState:
         """Move the state of a branch that nobody is migrating. Raises LeaseHeld, StateConflict."""
         with self._transaction() as connection:
-            state = _state_of(connection, branch.id)
-            after = transition(state, _now(connection))
+            row = connection.execute(_LOCKED, {"of_branch": branch.id}).first()
+            if row is None:
+                raise UnknownBranch("the branch has been removed meanwhile")
+            state = rows.state(row)
+            after = transition(state, rows.now(connection))
             done = connection.execute(
                 sa.update(states)
                 .where(
                     states.c.branch_id == branch.id,
                     states.c.lock_token == state.lock_token,
-                    _free(),
+                    rows.free(),
                 )
-                .values(_state_values(after))
+                .values(rows.state_values(after))
             )
             if done.rowcount != 1:
                 raise self._conflict(connection, branch)
@@ -237,67 +235,34 @@ class Store:
             return done.rowcount == 1
 
     def _conflict(self, connection: sa.Connection, branch: Branch) -> BranchmigError:
-        row = connection.execute(_records().where(branches.c.id == branch.id)).first()
+        row = connection.execute(rows.records().where(branches.c.id == branch.id)).first()
         if row is None:
             return UnknownBranch(f"the branch {branch.code} has been removed meanwhile")
         if row.lock_owner is not None:
-            return _held(connection, branch, row.lock_owner, row.lock_expires_at)
-        return StateConflict(f"{branch.code} was changed by somebody else meanwhile", "try again")
+            return held(connection, branch, row.lock_owner, row.lock_expires_at)
+        return changed(branch)
 
     # Leases -----------------------------------------------------------------------------------
 
     def acquire(self, branch: Branch, owner: str, seconds: float, transition: Transition) -> Lease:
-        """Take the lease and write the state that `transition` gives, with one conditional UPDATE.
-
-        An expired lease is taken over. Raises LeaseHeld with the holder's name, StateConflict
-        where the branch is no longer the database that was read, UnknownBranch where it is gone.
-        """
-        with self._transaction() as connection:
-            previous = self._state_of_same(connection, branch)
-            after = transition(previous, _now(connection))
-            lease = Lease(branch.id, owner, previous.lock_token + 1, previous)
-            done = connection.execute(
-                _ACQUIRE,
-                _state_values(after)
-                | {"lock_owner": owner, "lock_token": lease.token, "seconds": float(seconds)}
-                | {"of_branch": branch.id, "of_token": previous.lock_token},
-            )
-            if done.rowcount != 1:
-                raise self._conflict(connection, branch)
-        return lease
-
-    def _state_of_same(self, connection: sa.Connection, branch: Branch) -> BranchState:
-        row = connection.execute(_RECORD, {"of_branch": branch.id}).first()
-        if row is None or (row.url, row.is_active) != (branch.url, branch.is_active):
-            raise self._conflict(connection, branch)
-        return _state(row)
+        """Take the lease of one branch; see `Leases.acquire`, whose errors this raises."""
+        (given,) = self.leases.acquire([Wanted(branch, transition)], owner, seconds)
+        if isinstance(given, Lease):
+            return given
+        raise given
 
     def renew(self, lease: Lease, seconds: float) -> bool:
         """Move the expiry; False where the lease is no longer this one."""
-        with self._transaction() as connection:
-            done = connection.execute(_RENEW, _mine(lease) | {"seconds": float(seconds)})
-            return done.rowcount == 1
+        return not self.leases.renew([lease], seconds)
 
     def conclude(
         self, lease: Lease, transition: Transition, run: Run, outcome: Outcome | None
     ) -> BranchState:
-        """Write the result and give the lease back, in one transaction.
-
-        `outcome` None: nothing worth a line in the audit trail. Its status is that of the state
-        written. Raises LeaseLost, with nothing written, where the lease is no longer this one.
-        """
-        with self._transaction() as connection:
-            row = connection.execute(_LEASED, _mine(lease)).first()
-            if row is None:
-                raise _lost()
-            now = _now(connection)
-            after = transition(_state(row), now)
-            done = connection.execute(_CONCLUDE, _mine(lease) | _state_values(after))
-            if done.rowcount != 1:
-                raise _lost()
-            if outcome is not None:
-                connection.execute(sa.insert(outcomes), _outcome(run, outcome, after, now))
-            return after
+        """Give one lease back with its result; see `Leases.conclude`. Raises LeaseLost."""
+        (state,) = self.leases.conclude([Conclusion(lease, transition, outcome)], run)
+        if isinstance(state, BranchState):
+            return state
+        raise state
 
     # The audit trail --------------------------------------------------------------------------
 
@@ -337,107 +302,7 @@ class Store:
             return found
 
 
-def _records() -> sa.Select[Any]:
-    return sa.select(branches, states).join_from(
-        branches, states, branches.c.id == states.c.branch_id
-    )
-
-
-def _record(row: sa.Row[Any]) -> Record:
-    branch = Branch(
-        id=row.id,
-        code=row.code,
-        name=row.name,
-        provider=Provider(row.provider),
-        url=row.url,
-        server=row.server,
-        tags=row.tags,
-        is_active=row.is_active,
-    )
-    return Record(branch, _state(row))
-
-
-def _state(row: sa.Row[Any]) -> BranchState:
-    return BranchState(
-        status=MigrationStatus(row.status),
-        heads=row.heads,
-        target=row.target,
-        retry_count=row.retry_count,
-        next_attempt_at=row.next_attempt_at,
-        last_attempt_at=row.last_attempt_at,
-        lock_owner=row.lock_owner,
-        lock_token=row.lock_token,
-        lock_expires_at=row.lock_expires_at,
-        error=row.error,
-        pinned=row.pinned,
-    )
-
-
-def _state_of(connection: sa.Connection, branch_id: str) -> BranchState:
-    statement = sa.select(states).where(states.c.branch_id == branch_id)
-    row = connection.execute(_locking(statement)).first()
-    if row is None:
-        raise UnknownBranch("the branch has been removed meanwhile")
-    return _state(row)
-
-
-def _locking(statement: sa.Select[Any]) -> sa.Select[Any]:
-    """The same, holding the states that it finds until the transaction ends.
-
-    T-SQL knows no FOR UPDATE and SQLAlchemy leaves it out there; a hint beside the table does it.
-    """
-    hint = "WITH (UPDLOCK, ROWLOCK)"
-    return statement.with_for_update(of=states).with_hint(states, hint, "mssql")
-
-
-def _state_values(state: BranchState) -> dict[str, Any]:
-    return {name: getattr(state, name) for name in _STATE_COLUMNS}
-
-
-def _now(connection: sa.Connection) -> datetime:
-    now: datetime = connection.execute(_NOW).scalar_one()
-    return now
-
-
-def _free() -> sa.ColumnElement[bool]:
-    return sa.or_(states.c.lock_owner.is_(None), states.c.lock_expires_at <= clock())
-
-
-def _mine(lease: Lease) -> dict[str, Any]:
-    return {"of_branch": lease.branch_id, "of_owner": lease.owner, "of_token": lease.token}
-
-
-# What a run sends for every branch, made once: the values of its columns come with the call.
-
-_LATER = clock(sa.bindparam("seconds", type_=sa.Float()))
-_OF_BRANCH = states.c.branch_id == sa.bindparam("of_branch")
-_OF_TOKEN = states.c.lock_token == sa.bindparam("of_token")
-_MINE = (_OF_BRANCH, _OF_TOKEN, states.c.lock_owner == sa.bindparam("of_owner"))
-_NOW = sa.select(clock())
-_RECORD = _locking(_records().where(_OF_BRANCH))
-_LEASED = _locking(sa.select(states).where(*_MINE))
-_ACQUIRE = sa.update(states).where(_OF_BRANCH, _OF_TOKEN, _free()).values(lock_expires_at=_LATER)
-_RENEW = sa.update(states).where(*_MINE).values(lock_expires_at=_LATER)
-_CONCLUDE = sa.update(states).where(*_MINE).values(lock_owner=None, lock_expires_at=None)
-
-
-def _lost() -> LeaseLost:
-    return LeaseLost(
-        "the lease of this branch has gone to somebody else",
-        "nothing was recorded; who holds it now records what is found",
-    )
-
-
-def _held(
-    connection: sa.Connection, branch: Branch, owner: str, expires: datetime | None
-) -> LeaseHeld:
-    row = connection.execute(sa.select(runs).where(runs.c.id == owner)).first()
-    who = f"{row.command} of {row.actor} on {row.host} (pid {row.pid})" if row else f"run {owner}"
-    until = f" until {expires:%Y-%m-%dT%H:%M:%SZ}" if expires else ""
-    return LeaseHeld(
-        f"{branch.code} is leased by {who}{until}",
-        "try again later; `branchmig unlock` clears a lease that nobody works under any more",
-    )
+_LOCKED = rows.locking(sa.select(states).where(states.c.branch_id == sa.bindparam("of_branch")))
 
 
 def _key(identity: str) -> str:
@@ -469,7 +334,9 @@ def _insert(connection: sa.Connection, branch: Branch, identity: str) -> None:
         )
     )
     connection.execute(
-        sa.insert(states).values(branch_id=branch.id, lock_token=0, **_state_values(BranchState()))
+        sa.insert(states).values(
+            branch_id=branch.id, lock_token=0, **rows.state_values(BranchState())
+        )
     )
 
 
@@ -510,20 +377,3 @@ def _overwrite(
             )
         )
     return differing != {"database_key"}
-
-
-def _outcome(run: Run, outcome: Outcome, after: BranchState, now: datetime) -> Mapping[str, Any]:
-    return {
-        "run_id": run.id,
-        "branch_id": outcome.branch.id,
-        "branch_code": outcome.branch.code,
-        "verdict": outcome.verdict.value,
-        "reason": outcome.reason.value if outcome.reason else None,
-        "status": after.status.value,
-        "from_heads": outcome.from_heads,
-        "to_heads": outcome.to_heads,
-        "applied": outcome.applied,
-        "error": outcome.message,
-        "finished_at": now,
-        "duration_ms": round(outcome.duration.total_seconds() * 1000),
-    }

@@ -20,7 +20,7 @@ from ..model import VersionTable
 
 VERSION_TABLE = VersionTable("branchmig_version")
 
-REVISIONS = ("0001_headoffice",)
+REVISIONS = ("0001_headoffice", "0002_rollouts")
 """Every revision of `alembic_headoffice` that this program knows, the one it needs last.
 
 Kept here so that a command can judge HeadOffice without loading Alembic.
@@ -143,6 +143,10 @@ states = sa.Table(
     sa.Column("lock_expires_at", Moment),
     sa.Column("error", sa.UnicodeText),
     sa.Column("pinned", sa.Boolean, nullable=False),
+    # No foreign key: a state is written without a look at the rollout.
+    sa.Column("rollout_id", sa.Unicode(36)),
+    sa.Column("wave", sa.Integer),
+    sa.Column("failed_revision", sa.Unicode(255)),
     sa.PrimaryKeyConstraint("branch_id", name="branchmig_migration_states_pk"),
     sa.ForeignKeyConstraint(
         ["branch_id"],
@@ -150,6 +154,7 @@ states = sa.Table(
         name="branchmig_migration_states_branch_fk",
         ondelete="CASCADE",
     ),
+    sa.Index("branchmig_migration_states_rollout_ix", "rollout_id"),
 )
 
 runs = sa.Table(
@@ -166,6 +171,7 @@ runs = sa.Table(
     sa.Column("started_at", Moment, nullable=False),
     sa.Column("finished_at", Moment),
     sa.Column("exit_code", sa.Integer),
+    sa.Column("rollout_id", sa.Unicode(36)),
     sa.PrimaryKeyConstraint("id", name="branchmig_runs_pk"),
 )
 
@@ -199,6 +205,15 @@ rollouts = sa.Table(
     sa.Column("heads", Names, nullable=False),
     sa.Column("started_at", Moment, nullable=False),
     sa.Column("finished_at", Moment),
+    sa.Column("wave", sa.Integer, nullable=False),
+    sa.Column("attempted", sa.Integer, nullable=False),
+    sa.Column("passed", sa.Integer, nullable=False),
+    sa.Column("failed", sa.Integer, nullable=False),
+    sa.Column("halted_at", Moment),
+    sa.Column("halted_by", sa.Unicode(36)),
+    sa.Column("halt_reason", sa.UnicodeText),
+    sa.Column("resumed_at", Moment),
+    sa.Column("resumed_by", sa.Unicode(255)),
     sa.PrimaryKeyConstraint("id", name="branchmig_rollouts_pk"),
     sa.UniqueConstraint("target", "content_hash", name="branchmig_rollouts_content_uq"),
 )

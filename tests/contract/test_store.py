@@ -464,11 +464,12 @@ def test_no_change_is_lost(store: Store, another_store: OpenStore, branch: Branc
                     continue
             client.set_pinned(branch, True)
             client.conclude(
-                lease, lambda s, _: replace(s, retry_count=s.retry_count + s.pinned), RUN, None
+                lease, lambda s, _: replace(s, retry_count=s.retry_count + 1), RUN, None
             )
 
     at_once(another_store, count)
-    assert state(store, branch).retry_count == 5 * CLIENTS
+    after = state(store, branch)
+    assert (after.retry_count, after.pinned) == (5 * CLIENTS, True)
 
 
 def test_of_many_that_add_the_same_branch_one_succeeds(

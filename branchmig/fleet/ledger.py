@@ -1,0 +1,104 @@
+"""What became of branches, written to HeadOffice in small batches by the one thread that asks.
+
+A parent that is killed loses at most one batch: the branches hold the truth, and the next run
+records it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+from ..errors import LeaseLost, StoreError
+from ..fence import Fence
+from ..lease import Tenure
+from ..manager import RECORDING, RETRYING, skipped
+from ..model import Outcome, Record, SkipReason
+from ..store.leases import Conclusion
+
+_BATCH = 50
+_AGE = 0.1
+"""A batch is written when it has so many entries, or when its first is so many seconds old."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One branch that is done with. `recorded`: its outcome belongs into the audit trail."""
+
+    record: Record
+    conclusion: Conclusion
+    outcome: Outcome
+
+
+class Ledger:
+    """Entries on their way to HeadOffice."""
+
+    def __init__(self, tenure: Tenure, fence: Fence, lease_seconds: float) -> None:
+        """`fence`: a stop of the run ends the wait for a HeadOffice that does not answer."""
+        self._tenure = tenure
+        self._fence = fence
+        self._patience = min(RECORDING, lease_seconds)
+        self._entries: list[Entry] = []
+        self._since = 0.0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, entry: Entry) -> None:
+        if not self._entries:
+            self._since = time.monotonic()
+        self._entries.append(entry)
+
+    def due_in(self) -> float | None:
+        """Seconds until the batch is to be written; None: there is nothing to write."""
+        if not self._entries:
+            return None
+        if len(self._entries) >= _BATCH:
+            return 0.0
+        return max(0.0, self._since + _AGE - time.monotonic())
+
+    def write(self) -> list[Outcome]:
+        """Write what there is; the outcomes with the statuses that they led to.
+
+        HeadOffice is given a while to come back where it is away. Raises StoreError that says what
+        landed and is not recorded.
+        """
+        entries, self._entries = self._entries, []
+        end = time.monotonic() + self._patience
+        while entries:
+            try:
+                states = self._tenure.give_back([entry.conclusion for entry in entries])
+                break
+            except StoreError as error:
+                if time.monotonic() < end and self._fence.state.signum is None:
+                    time.sleep(RETRYING)
+                    continue
+                _tell_unrecorded(error, entries)
+                raise
+        else:
+            return []
+        return [
+            _lost(entry, state)
+            if isinstance(state, LeaseLost)
+            else replace(entry.outcome, status=state.status)
+            for entry, state in zip(entries, states, strict=True)
+        ]
+
+
+def _lost(entry: Entry, error: LeaseLost) -> Outcome:
+    """Whoever has the lease now records what is true; of ours only the report remains."""
+    outcome = skipped(entry.record, SkipReason.LEASED, error.message)
+    return replace(outcome, applied=entry.outcome.applied)
+
+
+def _tell_unrecorded(error: StoreError, entries: list[Entry]) -> None:
+    landed = [
+        f"on {entry.outcome.branch.code} {', '.join(entry.outcome.applied) or 'nothing'} landed"
+        for entry in entries
+    ]
+    named = landed[:5] + ([f"and {len(landed) - 5} branches more"] if len(landed) > 5 else [])
+    error.message += f"; {'; '.join(named)} in this run, which could not be recorded"
+    error.hint = (
+        "the next run reads it off the branch once this run's lease has expired; "
+        "`branchmig unlock --force` frees it sooner"
+    )
