@@ -40,6 +40,7 @@ from .model import (
     Plan,
     Record,
     Resolution,
+    Rollout,
     Run,
     SkipReason,
     Task,
@@ -113,9 +114,11 @@ class BranchMigrationManager:
         A branch recorded Completed at older heads is behind, and shown as Pending.
         """
         now = self.store.now()
-        return tuple(self._status(record, now) for record in records)
+        rollout = self.store.rollouts.latest()
+        halted = rollout if rollout and rollout.is_halted else None
+        return tuple(self._status(record, now, halted) for record in records)
 
-    def _status(self, record: Record, now: datetime) -> BranchStatus:
+    def _status(self, record: Record, now: datetime, halted: Rollout | None) -> BranchStatus:
         history = self.migrator.history(record.branch.provider)
         wanted = history.target_heads(self.settings.migrations.target)
         heads = record.state.heads
@@ -135,6 +138,7 @@ class BranchMigrationManager:
             behind=behind,
             target=heads_text(wanted) if wanted else None,
             is_locked=transitions.is_locked(record.state, now),
+            halted=halted.halt_reason if halted and behind and halted.heads == wanted else None,
         )
 
     # Changing ---------------------------------------------------------------------------------

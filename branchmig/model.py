@@ -268,6 +268,7 @@ class Tally:
 
     @property
     def taken(self) -> int:
+        """How many of the wave's places are taken."""
         return self.in_hand + self.passed + self.failed
 
 
@@ -275,7 +276,8 @@ class Tally:
 class Rollout:
     """The bringing of one target, with one content of scripts, to the fleet.
 
-    `wave` is the latest that was begun, from 0. Halted and not resumed since: it holds back.
+    `wave` is the latest that was begun, from 0. Halted (`halted_by`: a run) and not resumed since
+    (`resumed_by`: a person), it holds back.
     """
 
     id: str
@@ -285,6 +287,7 @@ class Rollout:
     finished_at: datetime | None = None
     wave: int = 0
     halted_at: datetime | None = None
+    halted_by: str | None = None
     halt_reason: str | None = None
     resumed_at: datetime | None = None
     resumed_by: str | None = None
@@ -303,6 +306,16 @@ class Standing:
 
     def tally(self, wave: int) -> Tally:
         return self.tallies.get(wave, Tally())
+
+    @property
+    def whole(self) -> Tally:
+        """All waves together."""
+        tallies = self.tallies.values()
+        return Tally(
+            sum(tally.in_hand for tally in tallies),
+            sum(tally.passed for tally in tallies),
+            sum(tally.failed for tally in tallies),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,9 +357,15 @@ class Report:
         return self.of(Verdict.SKIPPED)
 
     @property
+    def halted(self) -> bool:
+        """Whether this very run halted the rollout that it was a part of."""
+        rollout = self.rollout.rollout if self.rollout else None
+        return rollout is not None and rollout.is_halted and rollout.halted_by == self.run_id
+
+    @property
     def exit_code(self) -> int:
-        """1 where a branch failed, otherwise 0."""
-        return 1 if self.failed else 0
+        """1 where a branch failed or the rollout was halted, otherwise 0."""
+        return 1 if self.failed or self.halted else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,7 +415,7 @@ class HistoryReport:
 
 @dataclass(frozen=True, slots=True)
 class BranchStatus:
-    """One row of `status`, from HeadOffice alone.
+    """One row of `status`, from HeadOffice alone. `halted`: why its rollout is, if it is.
 
     `status` differs from the recorded one where a branch recorded Completed is behind the target:
     it is then shown as Pending. `target` is null where the history's target is relative.
@@ -408,6 +427,7 @@ class BranchStatus:
     behind: bool
     target: str | None
     is_locked: bool
+    halted: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

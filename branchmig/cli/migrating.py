@@ -53,6 +53,7 @@ def register(app: typer.Typer) -> None:
     command(app, "unlock")(unlock)
     command(app, "pin")(pin)
     command(app, "unpin")(unpin)
+    command(app, "resume")(resume)
 
 
 def apply(
@@ -291,6 +292,34 @@ def unpin(session: Session, branch: BranchName) -> None:
     Example: branchmig unpin BR001
     """
     _set_pinned(session, "unpin", branch, False)
+
+
+def resume(session: Session) -> None:
+    """Let a halted rollout go on; the failures for which it halted are forgotten.
+
+    Example: branchmig resume
+    """
+    with session.writing("resume") as manager, recorded(manager) as end:
+        resumed = manager.store.rollouts.resume(manager.run.actor)
+        end(0)
+    targets = ", ".join(rollout.target for rollout in resumed)
+    session.tell(
+        lambda: {
+            "success": True,
+            "count": len(resumed),
+            "rollouts": [
+                {
+                    "rolloutId": rollout.id,
+                    "target": rollout.target,
+                    "haltReason": rollout.halt_reason,
+                }
+                for rollout in resumed
+            ],
+        },
+        f"The rollout of {targets} goes on with the next apply-all."
+        if resumed
+        else "No rollout is halted.",
+    )
 
 
 def _set_pinned(session: Session, name: str, branch: str, pinned: bool) -> None:

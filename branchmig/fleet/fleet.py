@@ -26,6 +26,7 @@ from ..model import (
     Record,
     Report,
     SkipReason,
+    Standing,
     Task,
     Verdict,
 )
@@ -81,11 +82,19 @@ class Fleet:
         place = {record.branch.id: number for number, record in enumerate(chosen)}
         outcomes = sorted(course.outcomes, key=lambda outcome: place[outcome.branch.id])
         elapsed = timedelta(seconds=time.monotonic() - started)
-        rollouts = self._manager.store.rollouts
-        standing = rollouts.standing(self._gate.rollout) if self._gate else None
+        standing = self._standing(outcomes) if self._gate else None
         report = Report(self._manager.run.id, tuple(outcomes), elapsed, standing)
         self._sinks.emit(RunFinished(self._manager.run, report))
         return report
+
+    def _standing(self, outcomes: Sequence[Outcome]) -> Standing:
+        """Where the rollout is now; recorded as finished once every branch is at its target."""
+        assert self._gate is not None
+        rollouts, gate = self._manager.store.rollouts, self._gate
+        reached = (Verdict.MIGRATED, Verdict.UNCHANGED)
+        if sum(outcome.verdict in reached for outcome in outcomes) == gate.branches:
+            rollouts.finish(gate.rollout)
+        return rollouts.standing(gate.rollout)
 
 
 def check(manager: BranchMigrationManager, records: Iterable[Record], target: str) -> None:
@@ -320,10 +329,12 @@ class _Course:
     def _conclude(self, job: Job, grant: Grant, attempt: Attempt) -> None:
         if job.attempt is None:
             self._backlog.done(job)
-        lease, policy = grant.lease, self._manager.policy
-        outcome = outcome_of(job.record.branch, lease.previous, self._blamed(job, attempt))
-        end = conclusion(lease.previous, self._blamed(job, attempt), policy)
-        self._ledger.add(Entry(job.record, Conclusion(lease, end, outcome), outcome))
+        attempt, lease = self._blamed(job, attempt), grant.lease
+        outcome = outcome_of(job.record.branch, lease.previous, attempt)
+        end = conclusion(lease.previous, attempt, self._manager.policy)
+        entry = Entry(job.record, Conclusion(lease, end, outcome), outcome)
+        # A rollout is judged by its failures: the sooner, the fewer branches follow.
+        self._ledger.add(entry, urgent=self._gate is not None and _counts(outcome))
 
     def _blamed(self, job: Job, attempt: Attempt) -> Attempt:
         """A worker that died cannot say which revision it had in hand: the first is suspected."""
@@ -340,7 +351,7 @@ class _Course:
             outcomes = self._ledger.write()
             for outcome in outcomes:
                 self._finish(outcome)
-            if self._gate and any(o.failure and o.failure.revision for o in outcomes):
+            if self._gate and any(map(_counts, outcomes)):
                 self._judge(self._gate)
         except StoreError as error:
             self._broken = self._broken or error
@@ -420,6 +431,11 @@ def _untouched(grant: Grant) -> Conclusion:
 def _agrees(record: Record, found: Finding) -> bool:
     """Nothing to put right either: costs no lease and no write."""
     return record.state.status is MigrationStatus.COMPLETED and record.state.heads == found.heads
+
+
+def _counts(outcome: Outcome) -> bool:
+    """Whether it is a failure for which a rollout may have to halt."""
+    return outcome.failure is not None and outcome.failure.revision is not None
 
 
 def _unchanged(record: Record) -> Outcome:

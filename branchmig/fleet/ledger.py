@@ -44,9 +44,12 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: Entry, *, urgent: bool = False) -> None:
+        """`urgent`: what follows depends on it, so it is due at once."""
         if not self._entries:
             self._since = time.monotonic()
+        if urgent:
+            self._since -= _AGE
         self._entries.append(entry)
 
     def due_in(self) -> float | None:

@@ -41,7 +41,7 @@ def joined(manager: BranchMigrationManager, everyone: Sequence[Record], target: 
         first = portion(rules.canary, len(active))
     waves = cohorts(first, rules.waves, rules.max_failures, len(active))
     soak = timedelta(seconds=rules.soak_seconds)
-    return Gate(rollout.id, waves, soak, canaries, history.applied)
+    return Gate(rollout.id, len(active), waves, soak, canaries, history.applied)
 
 
 def _is_to_come(record: Record, heads: Heads, rollout: str) -> bool:

@@ -21,6 +21,7 @@ from ..model import (
     PendingRevisions,
     Plan,
     Report,
+    Standing,
     Step,
     ValidationResult,
     heads_text,
@@ -66,7 +67,28 @@ def report(report: Report, *, prefixed: bool) -> Document:
         "branchesFailed": len(report.failed),
         "branchesSkipped": len(report.skipped),
         "runId": report.run_id,
+        "rollout": rollout(report.rollout) if report.rollout else None,
         "branches": [_outcome(outcome) for outcome in report.outcomes],
+    }
+
+
+def rollout(standing: Standing) -> Document:
+    """How far a rollout has come. `wave` counts from 0, which is the canary."""
+    rollout, whole = standing.rollout, standing.whole
+    return {
+        "rolloutId": rollout.id,
+        "target": rollout.target,
+        "startedAt": time_text(rollout.started_at),
+        "finishedAt": time_text(rollout.finished_at),
+        "wave": rollout.wave,
+        "attempted": whole.taken,
+        "passed": whole.passed,
+        "failed": whole.failed,
+        "isHalted": rollout.is_halted,
+        "haltedAt": time_text(rollout.halted_at),
+        "haltReason": masked(rollout.halt_reason),
+        "resumedAt": time_text(rollout.resumed_at),
+        "resumedBy": rollout.resumed_by,
     }
 
 
@@ -174,6 +196,8 @@ def _status(row: BranchStatus) -> Document:
         "targetMigration": row.target,
         "pinned": row.state.pinned,
         "tags": list(row.branch.tags),
+        "halted": row.halted is not None,
+        "haltReason": masked(row.halted),
     }
 
 

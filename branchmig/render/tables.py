@@ -70,7 +70,18 @@ def report(report: Report) -> Page:
     ]
     counts = tally((outcome.verdict for outcome in report.outcomes), Verdict)
     text = f"{counts} in {duration_text(report.duration)}"
-    return Page(Table(columns, rows), Line(text, _BAD if report.failed else "bold"))
+    lines = [Line(text, _BAD if report.failed else "bold")]
+    if report.rollout and report.rollout.rollout.is_halted:
+        lines.append(_halted(report.rollout.rollout.halt_reason))
+    return Page(Table(columns, rows), *lines)
+
+
+def _halted(reason: str | None) -> Line:
+    return Line(
+        f"The rollout is halted: {masked(reason)}. Mend the scripts, or let it go on with "
+        "`branchmig resume`.",
+        _BAD,
+    )
 
 
 def _outcome(outcome: Outcome) -> Row:
@@ -184,12 +195,15 @@ def status(rows: Sequence[BranchStatus]) -> Page:
     behind = sum(row.behind for row in rows)
     asides = {MigrationStatus.PENDING.value: f"{behind} behind"} if behind else None
     words = [row.status.value for row in rows]
-    return Page(table, Line(tally(words, _STATUS, asides), "bold"))
+    lines = [Line(tally(words, _STATUS, asides), "bold")]
+    halted = next((row.halted for row in rows if row.halted), None)
+    return Page(table, *lines, *([_halted(halted)] if halted else []))
 
 
 def _status(row: BranchStatus) -> Row:
     state = row.state
     flags = {"behind": row.behind, "locked": row.is_locked, "pinned": state.pinned}
+    flags["halted"] = row.halted is not None
     return (
         row.branch.code,
         row.branch.name,

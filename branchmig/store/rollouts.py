@@ -75,17 +75,13 @@ class Rollouts:
         """The one that was begun last."""
         return self._first(sa.select(rollouts).order_by(rollouts.c.started_at.desc()).limit(1))
 
-    def halted(self) -> tuple[Rollout, ...]:
-        """Those that hold branches back until a person resumes them."""
-        with self._transaction() as connection:
-            found = connection.execute(sa.select(rollouts).where(_halted()))
-            return tuple(_rollout(row) for row in found)
-
     def standing(self, rollout: str) -> Standing:
-        """What became of a rollout's branches so far."""
+        """What became of a rollout's branches so far; its counts are recorded as well."""
         with self._transaction() as connection:
-            row = connection.execute(sa.select(rollouts).where(rollouts.c.id == rollout)).one()
-            return Standing(_rollout(row), _tallies(connection, rollout))
+            row = _locked(connection, rollout)
+            standing = Standing(_rollout(row), _tallies(connection, rollout))
+            _write_counts(connection, standing)
+            return standing
 
     def judge(self, gate: Gate, run: Run) -> str | None:
         """Halt the rollout where its failures call for it. Why, where it was done by this call."""
@@ -212,6 +208,7 @@ def _rollout(row: sa.Row[Any]) -> Rollout:
         finished_at=row.finished_at,
         wave=row.wave,
         halted_at=row.halted_at,
+        halted_by=row.halted_by,
         halt_reason=row.halt_reason,
         resumed_at=row.resumed_at,
         resumed_by=row.resumed_by,
@@ -269,13 +266,9 @@ def _all_heads(connection: sa.Connection) -> frozenset[Heads]:
 
 
 def _write_counts(connection: sa.Connection, standing: Standing) -> None:
-    tallies = standing.tallies.values()
+    whole = standing.whole
     connection.execute(
         sa.update(rollouts)
         .where(rollouts.c.id == standing.rollout.id)
-        .values(
-            attempted=sum(tally.taken for tally in tallies),
-            passed=sum(tally.passed for tally in tallies),
-            failed=sum(tally.failed for tally in tallies),
-        )
+        .values(attempted=whole.taken, passed=whole.passed, failed=whole.failed)
     )
