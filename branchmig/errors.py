@@ -223,5 +223,11 @@ class StateConflict(StoreError):
     exit_code = 75
 
 
+class ExecutorLost(BranchmigError):
+    """What runs the migrations cannot be reached, or has nobody left to run them."""
+
+    exit_code = 69
+
+
 class WorkerDied(BranchmigError):
     """The process that migrated a branch ended without a word."""

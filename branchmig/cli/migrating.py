@@ -36,6 +36,7 @@ from .session import Session, command, log, recorded, stdout_kept
 from .signals import listening
 
 if TYPE_CHECKING:
+    from ..fleet.crew import Crew
     from ..manager import BranchMigrationManager
     from ..model import Branch, Filters, Record, Report
     from ..sinks import Sinks
@@ -107,6 +108,15 @@ def apply_all(
             show_default=False,
         ),
     ] = None,
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            "--executor",
+            metavar="dask:ADDRESS",
+            help="Where to migrate, instead of on this host.",
+            show_default=False,
+        ),
+    ] = None,
     init: Annotated[bool, typer.Option("--init", help="Run `init` first, for timers.")] = False,
 ) -> None:
     """Bring every active branch to the target; one bad branch never stops the others.
@@ -115,7 +125,6 @@ def apply_all(
 
     Example: branchmig apply-all --tag north
     """
-    from ..fleet.crew import Workers
     from ..fleet.fleet import Fleet, check
     from ..fleet.rollout import joined
     from ..fleet.selection import select
@@ -138,14 +147,37 @@ def apply_all(
         check(manager, records, target)
         with recorded(manager) as end:
             gate = joined(manager, everyone, target)
-            size = workers or manager.settings.run.workers or 2 * (os.cpu_count() or 1)
-            crew = Workers(manager.settings, size)
+            crew = _crew(manager, workers, executor)
             fleet = Fleet(manager, _sinks(session, stack), crew, gate)
             report = fleet.apply_all(records, target)
             code = _signalled(manager) or report.exit_code
             end(code)
     _show_report(session, report, prefixed=True)
     raise typer.Exit(code)
+
+
+def _crew(manager: BranchMigrationManager, workers: int | None, executor: str | None) -> Crew:
+    """Who migrates. Raises UsageError, DriverMissing, ExecutorLost, HistoryError."""
+    from ..fleet.crew import Workers
+
+    if executor is None:
+        size = workers or manager.settings.run.workers or 2 * (os.cpu_count() or 1)
+        return Workers(manager.settings, size)
+    kind, _, address = executor.partition(":")
+    if kind != "dask" or not address or workers:
+        raise UsageError(
+            f"--executor {executor} cannot be understood",
+            "write dask:tls://HOST:PORT, and no --workers: the cluster has its own number",
+        )
+    from ..fleet.cluster import Cluster
+
+    cluster = Cluster(manager.settings, address, manager.run.id)
+    try:
+        cluster.check_scripts(manager.migrator)
+    except BaseException:
+        cluster.close()
+        raise
+    return cluster
 
 
 def baseline(

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from .. import transitions
-from ..errors import BranchmigError, ProviderError, StoreError, UnknownBranch
+from ..errors import BranchmigError, ExecutorLost, ProviderError, StoreError, UnknownBranch
 from ..lease import Grant, Tenure
 from ..manager import BranchMigrationManager, conclusion, outcome_of, skipped
 from ..model import (
@@ -141,7 +141,7 @@ class _Course:
         self._pace = 0.0  # seconds that a branch takes a worker, of late; 0: not known yet
         self._closed: transitions.HeldBack | None = None
         self._waits = False
-        self._broken: StoreError | None = None
+        self._broken: StoreError | ExecutorLost | None = None
         seconds = manager.settings.run.lease_seconds
         self._tenure = Tenure(manager.store, manager.run, seconds)
         self._ledger = Ledger(self._tenure, manager.fence, seconds)
@@ -306,7 +306,13 @@ class _Course:
             self._sinks.emit(BranchStarted(branch))
             self._running += 1
             task = Task(branch, self._target, grant.lease.previous.heads)
-            future = self._crew.submit(task, grant.fence)
+            try:
+                future = self._crew.submit(task, grant.fence)
+            except ExecutorLost as error:
+                self._running -= 1
+                self._ready.appendleft((job, grant))
+                self._broken = error
+                return
             future.add_done_callback(partial(self._tell, job, grant))
 
     def _tell(self, job: Job, grant: Grant, future: Future[Attempt]) -> None:

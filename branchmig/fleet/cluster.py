@@ -1,0 +1,210 @@
+"""Migrations on the workers of a Dask cluster, for fleets that one machine does not reach.
+
+The workers have branchmig and the same scripts installed, under the same path. A task carries the
+URL of its branch, so it crosses the network over TLS or not at all. Dask runs a task again where
+its worker dies: the branch's own lock and its version table make that as safe as another attempt.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from ..config import Settings
+from ..errors import DriverMissing, ExecutorLost, HistoryError, UsageError
+from ..fence import Fence, Fencing, clock
+from ..migrator import Migrator
+from ..model import Attempt, Failure, Provider, Task
+
+_LOOK = 1.0
+"""Seconds between two looks at whether the cluster still has workers."""
+
+
+class Cluster:
+    """A crew of as many members as a Dask cluster has workers.
+
+    Raises UsageError: an address that is neither TLS nor of this host; DriverMissing: Dask is not
+    installed; ExecutorLost: no scheduler answers, or it has no workers.
+    """
+
+    def __init__(self, settings: Settings, address: str, run: str) -> None:
+        """`address` as Dask writes it; TLS files are those of Dask's own configuration. `run`: the
+        id of the run; with another one workers load the scripts anew."""
+        _check(address)
+        try:
+            from distributed import Client
+        except ImportError as error:
+            raise DriverMissing(
+                f"the executor dask is not installed: {error}",
+                "pip install 'branchmig[dask]'",
+            ) from None
+        self._address = address
+        self._settings = settings
+        self._run = run
+        self._patience = settings.run.connect_timeout
+        try:
+            self._client = Client(address, timeout=self._patience, set_as_default=False)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise ExecutorLost(
+                f"the Dask scheduler {address} does not answer: {error}",
+                "is it running, and is its address right?",
+            ) from error
+        self._executor = self._client.get_executor(pure=False, retries=0)
+        self._teller = ThreadPoolExecutor(1, thread_name_prefix="fences")
+        self._open: dict[Future[Attempt], None] = {}
+        self._lost = False
+        self._closed = threading.Event()
+        self.size = self._workers()
+        if not self.size:
+            self._end()
+            raise self._without_workers()
+        self._watch = threading.Thread(target=self._watch_workers, daemon=True)
+        self._watch.start()
+
+    def check_scripts(self, migrator: Migrator) -> None:
+        """Raise HistoryError where a worker has other scripts than this host."""
+        provider = next((kind for kind in Provider if migrator.knows(kind)), None)
+        if provider is None:
+            return
+        content = migrator.history(provider).content
+        found = self._client.run(_content, self._run, self._settings, provider, on_error="return")
+        strange = sorted(worker for worker, theirs in found.items() if theirs != content)
+        if strange:
+            raise HistoryError(
+                f"the scripts of these Dask workers differ from those of this host: "
+                f"{', '.join(strange)}",
+                "bring them all to the same version",
+            )
+
+    def submit(self, task: Task, fence: Fence) -> Future[Attempt]:
+        """Raises ExecutorLost once the cluster has no workers any more."""
+        if self._lost:
+            raise self._without_workers()
+        stack = ExitStack()
+        # First, so that a change while the task is on its way is told as well.
+        stack.enter_context(fence.watched(partial(self._tell, task.branch.id)))
+        future: Future[Attempt] = self._executor.submit(
+            attempt, self._run, self._settings, task, _relative(fence.state)
+        )
+        self._open[future] = None
+        future.add_done_callback(partial(self._forget, stack))
+        return future
+
+    def _forget(self, stack: ExitStack, future: Future[Attempt]) -> None:
+        self._open.pop(future, None)
+        stack.close()
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=True)
+        self._end()
+
+    def _end(self) -> None:
+        self._closed.set()
+        self._teller.shutdown(wait=True, cancel_futures=True)
+        self._client.close()
+
+    def _workers(self) -> int:
+        """How many there are; none where the scheduler does not answer."""
+        try:
+            return len(self._client.ncores())
+        except (OSError, TimeoutError):
+            return 0
+
+    def _tell(self, branch_id: str, state: Fencing) -> None:
+        # In a thread of its own: whoever tells of a fence must not wait for a network.
+        if not self._closed.is_set():
+            self._teller.submit(
+                self._client.run, obey, branch_id, _relative(state), on_error="ignore"
+            )
+
+    def _watch_workers(self) -> None:
+        """A task without a worker would be waited for without an end."""
+        seen = time.monotonic()
+        while not self._closed.wait(_LOOK):
+            found = self._workers()
+            self.size = max(1, found)
+            if found:
+                seen = time.monotonic()
+            elif time.monotonic() > seen + self._patience:
+                self._lost = True
+                for future in list(self._open):
+                    future.cancel()
+                    if not future.done():
+                        future.set_exception(self._without_workers())
+
+    def _without_workers(self) -> ExecutorLost:
+        return ExecutorLost(
+            f"the Dask cluster {self._address} has no workers",
+            "start some, or leave --executor out to migrate from this host",
+        )
+
+
+def _check(address: str) -> None:
+    parts = urlsplit(address)
+    try:
+        loopback = parts.hostname == "localhost" or ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        loopback = False
+    if parts.scheme == "tls" or (parts.scheme == "tcp" and loopback):
+        return
+    raise UsageError(
+        f"the Dask scheduler {address!r} is neither on TLS nor on this host",
+        "tasks carry the URLs of branches: write dask:tls://HOST:PORT",
+    )
+
+
+def _relative(state: Fencing) -> Fencing:
+    """A fence's deadline counts on a clock of its host: as seconds from now it can travel."""
+    return state if state.deadline is None else replace(state, deadline=state.deadline - clock())
+
+
+def _absolute(state: Fencing) -> Fencing:
+    return state if state.deadline is None else replace(state, deadline=state.deadline + clock())
+
+
+# Within a worker of the cluster -------------------------------------------------------------------
+
+_one_at_a_time = threading.Lock()
+"""Alembic keeps its context in globals of the process; Dask may give a worker several threads."""
+
+_fences: defaultdict[str, Fence] = defaultdict(Fence)
+_migrators: dict[str, Migrator] = {}
+
+
+def attempt(run: str, settings: Settings, task: Task, state: Fencing) -> Attempt:
+    """Have one branch migrated by this process."""
+    fence = _fences[task.branch.id]
+    fence.become(_absolute(state))
+    with _one_at_a_time:
+        try:
+            return _migrator(run, settings).attempt(task, fence)
+        except BaseException as error:
+            return Attempt(failure=Failure.of(error))
+        finally:
+            _fences.pop(task.branch.id, None)
+
+
+def obey(branch_id: str, state: Fencing) -> None:
+    """Pass on what the parent says of a branch, wherever it is."""
+    if branch_id in _fences:
+        _fences[branch_id].become(_absolute(state))
+
+
+def _content(run: str, settings: Settings, provider: Provider) -> str:
+    with _one_at_a_time:
+        return _migrator(run, settings).history(provider).content
+
+
+def _migrator(run: str, settings: Settings) -> Migrator:
+    """That of a run: the next one may bring other scripts."""
+    if run not in _migrators:
+        _migrators.clear()
+        _migrators[run] = Migrator(settings)
+    return _migrators[run]
