@@ -7,11 +7,12 @@ its worker dies: the branch's own lock and its version table make that as safe a
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections import defaultdict
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from concurrent.futures import Future
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
@@ -57,7 +58,7 @@ class Cluster:
                 "is it running, and is its address right?",
             ) from error
         self._executor = self._client.get_executor(pure=False, retries=0)
-        self._teller = ThreadPoolExecutor(1, thread_name_prefix="fences")
+        self._told: queue.SimpleQueue[tuple[str, Fencing]] = queue.SimpleQueue()
         self._open: dict[Future[Attempt], None] = {}
         self._lost = False
         self._closed = threading.Event()
@@ -65,8 +66,9 @@ class Cluster:
         if not self.size:
             self._end()
             raise self._without_workers()
-        self._watch = threading.Thread(target=self._watch_workers, daemon=True)
-        self._watch.start()
+        # Daemons: neither a dead cluster nor its silence may keep the program from ending.
+        for task in (self._watch_workers, self._pass_on):
+            threading.Thread(target=task, daemon=True).start()
 
     def check_scripts(self, migrator: Migrator) -> None:
         """Raise HistoryError where a worker has other scripts than this host."""
@@ -90,24 +92,29 @@ class Cluster:
         stack = ExitStack()
         # First, so that a change while the task is on its way is told as well.
         stack.enter_context(fence.watched(partial(self._tell, task.branch.id)))
-        future: Future[Attempt] = self._executor.submit(
-            attempt, self._run, self._settings, task, _relative(fence.state)
-        )
+        state = _relative(fence.state)
+        theirs = self._executor.submit(attempt, self._run, self._settings, task, state)
+        # Ours: Dask's own stays open for ever once there is no worker.
+        future: Future[Attempt] = Future()
         self._open[future] = None
-        future.add_done_callback(partial(self._forget, stack))
+        theirs.add_done_callback(partial(self._end_task, future, stack))
         return future
 
-    def _forget(self, stack: ExitStack, future: Future[Attempt]) -> None:
-        self._open.pop(future, None)
+    def _end_task(self, future: Future[Attempt], stack: ExitStack, theirs: Future[Attempt]) -> None:
         stack.close()
+        if self._open.pop(future, self) is self:
+            return
+        try:
+            future.set_result(theirs.result())
+        except BaseException as error:
+            future.set_exception(error)
 
     def close(self) -> None:
-        self._executor.shutdown(wait=True)
+        self._executor.shutdown(wait=not self._lost)
         self._end()
 
     def _end(self) -> None:
         self._closed.set()
-        self._teller.shutdown(wait=True, cancel_futures=True)
         self._client.close()
 
     def _workers(self) -> int:
@@ -118,11 +125,14 @@ class Cluster:
             return 0
 
     def _tell(self, branch_id: str, state: Fencing) -> None:
-        # In a thread of its own: whoever tells of a fence must not wait for a network.
-        if not self._closed.is_set():
-            self._teller.submit(
-                self._client.run, obey, branch_id, _relative(state), on_error="ignore"
-            )
+        # Whoever tells of a fence must not wait for a network.
+        self._told.put((branch_id, state))
+
+    def _pass_on(self) -> None:
+        while True:
+            branch_id, state = self._told.get()
+            with suppress(OSError, TimeoutError):
+                self._client.run(obey, branch_id, _relative(state), on_error="ignore")
 
     def _watch_workers(self) -> None:
         """A task without a worker would be waited for without an end."""
@@ -134,9 +144,9 @@ class Cluster:
                 seen = time.monotonic()
             elif time.monotonic() > seen + self._patience:
                 self._lost = True
-                for future in list(self._open):
-                    future.cancel()
-                    if not future.done():
+                while self._open:
+                    with suppress(KeyError):
+                        future, _ = self._open.popitem()
                         future.set_exception(self._without_workers())
 
     def _without_workers(self) -> ExecutorLost:

@@ -137,6 +137,7 @@ class _Course:
         self._backlog = Backlog(manager.settings.run.per_server)
         self._known: deque[Job] = deque()
         self._ready: deque[tuple[Job, Grant]] = deque()
+        self._unbegun: list[tuple[Job, Grant]] = []
         self._running = 0
         self._pace = 0.0  # seconds that a branch takes a worker, of late; 0: not known yet
         self._closed: transitions.HeldBack | None = None
@@ -177,6 +178,8 @@ class _Course:
         while self._lease():
             pass
         self._submit()
+        if self._broken:
+            self._drop()
         due_in = self._ledger.due_in()
         idle = not (self._unseen or self._running or self._backlog or self._known or self._ready)
         if due_in == 0.0 or (due_in is not None and (idle or self._waits)):
@@ -401,6 +404,8 @@ class _Course:
         self._known.clear()
         self._waits = False
         if self._broken:
+            self._unbegun += self._ready
+            self._ready.clear()
             return
         for record in left:
             self._finish(skipped(record, SkipReason.STOPPED, _STOPPED))
@@ -417,7 +422,8 @@ class _Course:
     def _give_back(self) -> None:
         """Whatever ended the run: leases under which nothing was begun are nobody's any more."""
         with suppress(BranchmigError):
-            self._tenure.give_back([_untouched(grant) for _, grant in self._ready])
+            left = [*self._unbegun, *self._ready]
+            self._tenure.give_back([_untouched(grant) for _, grant in left])
 
     def _pass_on(self, state: object) -> None:
         self._tenure.obey(self._manager.fence.state)
