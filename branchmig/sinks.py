@@ -99,6 +99,10 @@ class Sinks:
 # The log ------------------------------------------------------------------------------------------
 
 
+_LEVELS = {Verdict.FAILED: logging.ERROR, Verdict.UNCHANGED: logging.DEBUG}
+"""Of ten thousand branches with nothing to do, every five minutes, a count is enough."""
+
+
 class LogSink:
     """One log line for a branch, one for each warning about it, and two for the run.
 
@@ -122,8 +126,9 @@ class LogSink:
         code = outcome.branch.code
         for warning in outcome.warnings:
             self._log(logging.WARNING, f"{code}: {warning}", code)
-        level = logging.ERROR if outcome.verdict is Verdict.FAILED else logging.INFO
-        self._log(level, f"{code} {self._sentence(outcome)}", code)
+        level = _LEVELS.get(outcome.verdict, logging.INFO)
+        if logger.isEnabledFor(level):
+            self._log(level, f"{code} {self._sentence(outcome)}", code)
 
     def _sentence(self, outcome: Outcome) -> str:
         match outcome.verdict:

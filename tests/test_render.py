@@ -175,6 +175,7 @@ def test_an_apply_that_succeeds_has_every_key_of_the_contract() -> None:
         "branchesFailed": 0,
         "branchesSkipped": 0,
         "runId": "run-1",
+        "rollout": None,
         "branches": [
             {
                 "branchId": "6f1c",
@@ -311,6 +312,8 @@ def test_a_status_row_has_every_key_of_the_contract() -> None:
             "targetMigration": SECOND,
             "pinned": True,
             "tags": ["eu"],
+            "halted": False,
+            "haltReason": None,
         }
     ]
 
@@ -620,7 +623,17 @@ def test_progress_tells_done_failed_left_and_the_branch_in_hand() -> None:
         progress(BranchStarted(OTHER))
         progress(BranchFinished(FAILED))
         progress(BranchStarted(BRANCH))
-    assert "1 done, 1 failed, 2 left  BR001" in file.getvalue()
+    assert "1 done, 1 failed, 2 left  BR001 for 0 s" in file.getvalue()
+
+
+def test_progress_names_the_branch_that_has_been_in_hand_the_longest() -> None:
+    file = Terminal()
+    with ProgressSink(file) as progress:
+        progress(RunStarted(Run("run-1", "apply-all", "cli", "me", "hq", 1), 3))
+        progress(BranchStarted(BRANCH))
+        progress(BranchStarted(OTHER))
+    assert "3 left  BR001 for" in file.getvalue()
+    assert "3 left  BR002 for" not in file.getvalue()
 
 
 def test_progress_leaves_a_file_that_is_no_terminal_untouched() -> None:

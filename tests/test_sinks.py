@@ -174,10 +174,15 @@ def test_a_skipped_branch_tells_the_reason(log: io.StringIO) -> None:
     ]
 
 
-def test_an_unchanged_branch_tells_where_it_stands(log: io.StringIO) -> None:
+def test_an_unchanged_branch_is_told_of_only_to_who_asks_for_more() -> None:
+    log = io.StringIO()
+    configure_logging("human", True, log)
     unchanged = replace(MIGRATED, verdict=Verdict.UNCHANGED, applied=(), to_heads=("b", "a"))
     events = BranchFinished(unchanged), BranchFinished(replace(unchanged, to_heads=()))
-    assert told(log, *events) == ["INFO BR001 unchanged at a, b", "INFO BR001 unchanged"]
+    assert told(log, *events) == ["DEBUG BR001 unchanged at a, b", "DEBUG BR001 unchanged"]
+    log = io.StringIO()
+    configure_logging("human", False, log)
+    assert told(log, *events) == []
 
 
 def test_each_warning_about_a_branch_is_a_line_of_its_own(log: io.StringIO) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING, Self, TextIO
 
 from ..model import Outcome, Verdict
@@ -16,16 +17,17 @@ if TYPE_CHECKING:
 class ProgressSink:
     """A sink and a context manager: the bar is there from `with` to its end, then wiped.
 
-    It shows what is done, failed and left, the branch begun last, and the time. `file` None means
-    `sys.stderr`; a file that is no terminal stays untouched. While the bar is there, `sys.stderr`
-    puts what others write (log lines) above it.
+    It shows the time, what is done, failed and left, how many a second, how long it will still
+    take, and the slowest branch: the one in hand for the longest. `file` None means `sys.stderr`; a
+    file that is no terminal stays untouched. While the bar is there, `sys.stderr` puts what others
+    write (log lines) above it.
     """
 
     def __init__(self, file: TextIO | None = None) -> None:
         self._file = file or sys.stderr
         self._bar: Progress | None = None
         self._total = self._done = self._failed = 0
-        self._in_hand: dict[str, None] = {}
+        self._in_hand: dict[str, float] = {}  # since when, the longest first
 
     def __enter__(self) -> Self:
         if self._file.isatty():
@@ -44,7 +46,7 @@ class ProgressSink:
             case RunStarted(total=total):
                 self._total = total
             case BranchStarted(branch):
-                self._in_hand[branch.code] = None
+                self._in_hand[branch.code] = time.monotonic()
             case BranchFinished(outcome):
                 self._finish(outcome)
         self._show()
@@ -62,17 +64,35 @@ class ProgressSink:
     def _told(self) -> str:
         left = max(self._total - self._done, 0)
         counts = f"{self._done} done, {self._failed} failed, {left} left"
-        latest = next(reversed(self._in_hand), None)
-        return f"{counts}  {visible(latest)}" if latest else counts
+        for code, since in self._in_hand.items():
+            return f"{counts}  {visible(code)} for {time.monotonic() - since:.0f} s"
+        return counts
 
 
 def _bar(file: TextIO) -> Progress:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        """Branches a second, of late."""
+
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.0f}/s" if task.speed else "")
 
     return Progress(
         TimeElapsedColumn(),
         BarColumn(bar_width=20),
+        TimeRemainingColumn(),
+        Rate(),
         TextColumn("{task.fields[told]}", markup=False),
         console=Console(file=file, force_terminal=True),
         transient=True,

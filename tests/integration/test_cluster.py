@@ -156,7 +156,7 @@ def test_a_run_whose_cluster_dies_ends_and_says_so(office: Office, cluster: Clus
     assert {status[code] for code in CODES[:2]} == {("Failed", 1)}, "they were in hand"
     assert {status[code] for code in CODES[2:]} == {("Pending", 0)}
     assert not any(row["isLocked"] for row in office.json("status"))
-    office.environ["BRANCHMIG_RETRY_BACKOFF_SECONDS"] = "0"
+    office.run("retry", "--all")
     office.run("apply-all")
     assert {slow.head(office, code) for code in CODES} == {"s4"}
 
