@@ -1,7 +1,7 @@
 """What a fleet costs: whole runs of `apply-all` over thousands of branches.
 
     python -m bench.fleet                   all parts, some ten minutes
-    python -m bench.fleet --only b          one of a, b, c, d, memory; may be given several times
+    python -m bench.fleet --only b          one of a, b, c, d, workers, memory; may be repeated
     python -m bench.fleet --branches 100    a quick look at a tenth of the size
     python -m bench.fleet --profile         where the time of (b) goes, function by function
 
@@ -12,6 +12,7 @@ b       ten times as many branches with nothing to do: CPU of the whole program 
         with its start-up (`reads.py`).
 c       the same on PostgreSQL and MariaDB, 100 ms away (`remote.py`).
 d       HeadOffice's share (`ledger.py`).
+workers the rate of (a) by the number of workers: where it saturates.
 memory  the most that the program's own process held, workers left out.
 
 The sides of a part take turns and medians are compared. Ratios hold from machine to machine; the
@@ -38,6 +39,7 @@ from .meter import Usage, adopt_orphans, peak, usage
 from .sides import Office
 
 _WORKERS = ("--workers", "2")
+_CREWS = (1, 2, 4, 8)
 _SAMPLE = 200
 """Branches by which dbmate is judged where it has nothing to do."""
 
@@ -216,11 +218,26 @@ def memory(bench: Bench) -> Iterator[Result | str]:
         yield Result(f"{job}: growth", growth / 1024, "KiB a branch", 5)
 
 
+def saturation(bench: Bench) -> Iterator[Result | str]:
+    """What more workers bring, on (a)."""
+    behind = bench.office(bench.branches, bench.before_last)
+    used: dict[int, list[Usage]] = {workers: [] for workers in _CREWS}
+    for _ in range(bench.rounds):
+        for workers, each in used.items():
+            with _scratch(bench) as work:
+                office = behind.copy(work / "office")
+                each.append(office.measured(usage, "apply-all", "--workers", str(workers)))
+    for workers, each in used.items():
+        yield Result(f"{workers} workers: rate", bench.branches / _wall(each), "branches/s")
+        yield Result(f"{workers} workers: CPU", _cpu(each) / bench.branches * 1000, "ms a branch")
+
+
 PARTS: dict[str, tuple[str, Callable[[Bench], Iterable[Result | str]]]] = {
     "a": ("{few:,} SQLite branches one revision behind", one_behind),
     "b": ("{many:,} SQLite branches with nothing to do", unchanged),
     "c": ("{few:,} branches on PostgreSQL, {few:,} on MariaDB, 100 ms away", far_away),
     "d": ("HeadOffice's share of a branch, over {few:,}", headoffice),
+    "workers": ("{few:,} SQLite branches one revision behind, by workers", saturation),
     "memory": ("of the program's own process", memory),
 }
 
