@@ -118,13 +118,14 @@ def one_behind(bench: Bench) -> Iterator[Result | str]:
 
 def unchanged(bench: Bench) -> Iterator[Result | str]:
     """(b)"""
-    office = bench.office(bench.many, bench.head)
+    first, office = bench.office(1, bench.head), bench.office(bench.many, bench.head)
     listed = bench.folder / "databases"
     listed.write_text("".join(f"{file}\n" for file in _databases(office)))
     peer = _Dbmate.found(bench)
     sample = _copies(peer.head, bench.folder / "sample", _SAMPLE) if peer else []
-    ours, bare, theirs = [], [], []
+    start, ours, bare, theirs = [], [], [], []
     for _ in range(bench.rounds):
+        start.append(first.measured(usage, "apply-all", *_WORKERS))
         ours.append(office.measured(usage, "apply-all", *_WORKERS))
         bare.append(usage([sys.executable, _READS, listed], bench.folder))
         if peer:
@@ -134,6 +135,9 @@ def unchanged(bench: Bench) -> Iterator[Result | str]:
     if peer:
         yield Result("CPU a branch: branchmig / dbmate", mine / (_cpu(theirs) / _SAMPLE), "", 0.02)
     yield Result("CPU: branchmig / bare loop of reads", _cpu(ours) / _cpu(bare), "", 1.5)
+    more = (_cpu(ours) - _cpu(start)) / (bench.many - 1)
+    yield Result("branchmig over one branch, CPU", _cpu(start), "s")
+    yield Result("branchmig, each one more, CPU", more * 1000, "ms a branch")
     yield from _costs("branchmig", ours, bench.many)
     yield from _costs("bare loop", bare, bench.many)
     yield from _costs("dbmate", theirs, _SAMPLE)
