@@ -44,7 +44,7 @@ _SAMPLE = 200
 """Branches by which dbmate is judged where it has nothing to do."""
 
 _READS = Path(__file__).with_name("reads.py")
-_MIB = 2**20
+_MB = 1e6
 
 
 class Bench:
@@ -217,9 +217,9 @@ def memory(bench: Bench) -> Iterator[Result | str]:
                 most.append(office.measured(peak, "apply-all", *_WORKERS))
         few, many = most
         growth = (many - few) / (bench.many - bench.branches)
-        yield Result(f"{job}: peak at {bench.branches}", few / _MIB, "MiB")
-        yield Result(f"{job}: peak at {bench.many}", many / _MIB, "MiB", 200)
-        yield Result(f"{job}: growth", growth / 1024, "KiB a branch", 5)
+        yield Result(f"{job}: peak at {bench.branches}", few / _MB, "MB")
+        yield Result(f"{job}: peak at {bench.many}", many / _MB, "MB", 200)
+        yield Result(f"{job}: growth", growth / 1000, "KB a branch", 5)
 
 
 def saturation(bench: Bench) -> Iterator[Result | str]:
