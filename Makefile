@@ -36,6 +36,7 @@ lint: $(TOOLS) ## ruff, its formatter, mypy and the contracts on imports
 bench: $(TOOLS) ## measure branchmig beside its peers, all in one run
 	@test -d bench || { echo "there are no benchmarks in this version" >&2; exit 1; }
 	$(VENV)/bin/python -m bench
+	$(VENV)/bin/python -m bench.fleet
 
 soak: $(TOOLS) ## the tests that run for many minutes
 	$(PYTEST) -m soak $(ARGS)

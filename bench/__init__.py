@@ -1,1 +1,2 @@
-"""Measures branchmig beside its peers: `make bench`, or `python -m bench`."""
+"""Measures branchmig beside its peers: `make bench`, or `python -m bench` for single branches and
+`python -m bench.fleet` for whole fleets."""

@@ -69,8 +69,8 @@ def compare(folder: Path, parts: Sequence[str], branches: int, rounds: int) -> N
 
 
 def compare_help(folder: Path, rounds: int) -> None:
-    ours = [sides.BRANCHMIG, "--help"]
-    least = [sys.executable, Path(__file__).with_name("minimal.py"), "--help"]
+    ours: list[str | Path] = [sides.BRANCHMIG, "--help"]
+    least: list[str | Path] = [sys.executable, Path(__file__).with_name("minimal.py"), "--help"]
     used: dict[str, list[float]] = {"ours": [], "least": []}
     for command in (ours, least):
         cpu(command, folder)

@@ -41,6 +41,7 @@ class Engine(Protocol):
     """A running server, and the driver as it is."""
 
     quote: str
+    port: int
     url: Callable[[str], str]
     dbmate_url: Callable[[str], str]
 
@@ -55,6 +56,7 @@ class Postgresql:
     quote = '"'
 
     def __init__(self, server: Any) -> None:
+        self.port = server.port
         self.url = server.url
         self.dbmate_url = lambda database: f"{server.url(database)}?sslmode=disable"
 
@@ -64,14 +66,14 @@ class Postgresql:
         return psycopg.connect(self.url(database))
 
     def make(self, database: str) -> None:
-        self._administer(f'CREATE DATABASE "{database}"')
+        self.administer(f'CREATE DATABASE "{database}"')
         # The first connection to a new database fills the server's caches for it.
         self.connect(database).close()
 
     def drop(self, database: str) -> None:
-        self._administer(f'DROP DATABASE "{database}"')
+        self.administer(f'DROP DATABASE "{database}"')
 
-    def _administer(self, statement: str) -> None:
+    def administer(self, statement: str) -> None:
         import psycopg
 
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
@@ -83,6 +85,7 @@ class Mariadb:
 
     def __init__(self, server: Any) -> None:
         self._server = server
+        self.port = server.port
         self.url = self.dbmate_url = server.url
 
     def connect(self, database: str) -> Any:
@@ -91,7 +94,7 @@ class Mariadb:
         # Without TLS, which the driver would prepare for even where the server has none.
         return pymysql.connect(
             host="127.0.0.1",
-            port=self._server.port,
+            port=self.port,
             user="root",
             database=database,
             ssl_disabled=True,
@@ -104,15 +107,15 @@ class Mariadb:
         self._server.query(f"DROP DATABASE {database}")
 
 
-ENGINES = {"postgresql": Postgresql, "mariadb": Mariadb}
+ENGINES: dict[str, Callable[[Any], Engine]] = {"postgresql": Postgresql, "mariadb": Mariadb}
 
 
 def compare(name: str, folder: Path, rounds: int) -> Costs | str:
     """Seconds of each side for each job; a sentence where the server cannot be had."""
     with ExitStack() as stack:
         try:
-            engine = stack.enter_context(_running(name, folder / f"{name}-server"))
-        except _Missing as missing:
+            engine = stack.enter_context(running(name, folder / f"{name}-server"))
+        except Missing as missing:
             return str(missing)
         urls = [engine.url("planned")]
         history = planned(Office.make(folder / f"{name}-planned", urls, wall))
@@ -128,17 +131,17 @@ def compare(name: str, folder: Path, rounds: int) -> Costs | str:
     }
 
 
-class _Missing(Exception):
+class Missing(Exception):
     """The server is not installed."""
 
 
 @contextmanager
-def _running(name: str, folder: Path) -> Iterator[Engine]:
+def running(name: str, folder: Path) -> Iterator[Engine]:
     sys.path.insert(0, str(ROOT / "tests"))
     servers = importlib.import_module("servers")
     folder.mkdir()
     # The server may run under another account, which must get to its folder.
-    for parent in (folder, folder.parent):
+    for parent in (folder, folder.parent, folder.parent.parent):
         parent.chmod(0o755)
     try:
         made = {"postgresql": servers.Postgresql, "mariadb": servers.Mariadb}[name](folder)
@@ -146,7 +149,7 @@ def _running(name: str, folder: Path) -> Iterator[Engine]:
         # What leaves out a test that needs the server is no ordinary exception.
         if servers.MISSING not in str(error):
             raise
-        raise _Missing(f"{name} is left out: {error}") from None
+        raise Missing(f"{name} is left out: {error}") from None
     with servers.running(made):
         yield ENGINES[name](made)
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from .meter import cpu
 
@@ -32,6 +32,9 @@ _FEW = 20
 
 Meter = Callable[..., float]
 """`cpu` or `wall`."""
+
+Figure = TypeVar("Figure")
+"""What a meter gives."""
 
 EMPTY, ONE, UNCHANGED = JOBS = ("from empty", "one revision", "unchanged")
 
@@ -70,12 +73,15 @@ class Office:
         self._meter = meter
 
     @classmethod
-    def make(cls, folder: Path, urls: int | Sequence[str], meter: Meter = cpu) -> Office:
-        """`urls` of its branches, or how many SQLite branches it has."""
+    def make(
+        cls, folder: Path, urls: int | Sequence[str], meter: Meter = cpu, settings: str = ""
+    ) -> Office:
+        """`urls` of its branches, or how many SQLite branches it has; `settings` in TOML."""
         if isinstance(urls, int):
             urls = [f"sqlite:///branches/br{n:05}.db" for n in range(urls)]
         folder.mkdir(parents=True)
         (folder / "branchmig.toml").touch(0o640)
+        (folder / "branchmig.toml").write_text(settings)
         rows = [f"BR{n:05},{url}" for n, url in enumerate(urls)]
         (folder / "branches.csv").write_text("\n".join(["code,url", *rows, ""]))
         office = cls(folder, meter)
@@ -88,8 +94,12 @@ class Office:
 
     def run(self, *arguments: str) -> float:
         """Seconds of `branchmig` with these arguments, worker processes included."""
+        return self.measured(self._meter, *arguments)
+
+    def measured(self, meter: Callable[..., Figure], *arguments: str | Path) -> Figure:
+        """The same by another meter."""
         settings = str(self.folder / "branchmig.toml")
-        return self._meter([BRANCHMIG, *arguments], self.folder, BRANCHMIG_CONFIG=settings)
+        return meter([BRANCHMIG, *arguments], self.folder, BRANCHMIG_CONFIG=settings)
 
 
 def reference_history(folder: Path) -> list[Revision]:
