@@ -55,8 +55,9 @@ class Worker:
         for _ in range(2):
             try:
                 executor = self._started()
-                with fence.watched(partial(self._tell, task.branch.id)):
-                    attempt = executor.submit(_attempt, task, fence.state).result()
+                state = fence.state
+                with fence.watched(partial(self._tell, task.branch.id, state)):
+                    attempt = executor.submit(_attempt, task, state).result()
                 self._has_begun()
                 self._done += 1
                 return attempt
@@ -84,7 +85,9 @@ class Worker:
         self._executor = self._control = None
         self._done = 0
 
-    def _tell(self, branch_id: str, state: Fencing) -> None:
+    def _tell(self, branch_id: str, known: Fencing, state: Fencing) -> None:
+        if state == known:
+            return  # it goes with the task
         # A worker that is gone is found out by the future; here it only cannot be told.
         with suppress(OSError):
             assert self._control is not None
