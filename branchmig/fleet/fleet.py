@@ -271,12 +271,15 @@ class _Course:
 
     def _wanted(self) -> int:
         """How many leases more: for every idle worker, and some ahead where the work is quick."""
-        ahead = min(_MOST_AHEAD, int(_AHEAD / self._pace)) if self._pace else 0
-        ahead *= self._crew.size
+        ahead = self._ahead() * self._crew.size
         lacking = self._crew.size - self._running - len(self._ready)
         if lacking <= 0 and len(self._ready) > ahead // 2:
             return 0
         return max(0, lacking + ahead)
+
+    def _ahead(self) -> int:
+        """How many branches a worker is sure to do soon."""
+        return min(_MOST_AHEAD, int(_AHEAD / self._pace)) if self._pace else 0
 
     def _begin(self, job: Job) -> Transition:
         def begin(state: BranchState, now: datetime) -> BranchState:
@@ -303,7 +306,9 @@ class _Course:
         self._finish(skipped(job.record, reason, str(error)))
 
     def _submit(self) -> None:
-        while self._ready and self._running < self._crew.size:
+        # One more than it can do at once lets a quick worker go on without us.
+        most = self._crew.size * (2 if self._ahead() else 1)
+        while self._ready and self._running < most:
             job, grant = self._ready.popleft()
             branch = job.record.branch
             self._sinks.emit(BranchStarted(branch))
