@@ -42,7 +42,7 @@ from .survey import Finding, Survey
 log = logging.getLogger("branchmig.fleet")
 
 _AHEAD = 0.25
-_MOST_AHEAD = 10
+_MOST_AHEAD = 20
 """Leases are taken for what a worker will do within so many seconds, and for no more branches a
 worker than this: others must be able to work too."""
 
@@ -273,8 +273,8 @@ class _Course:
         """How many leases more: for every idle worker, and some ahead where the work is quick."""
         ahead = self._ahead() * self._crew.size
         lacking = self._crew.size - self._running - len(self._ready)
-        if lacking <= 0 and len(self._ready) > ahead // 2:
-            return 0
+        if lacking <= 0 and len(self._ready) > self._crew.size:
+            return 0  # so that the next are taken many at a time
         return max(0, lacking + ahead)
 
     def _ahead(self) -> int:
