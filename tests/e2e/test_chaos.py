@@ -1,4 +1,9 @@
-"""Two hosts over a fleet of three engines, while workers, runs and servers are killed at random."""
+"""Two hosts over a fleet of three engines, while workers, runs and servers are killed at random.
+
+A kill has landed where it met a run that had workers. Whether two were at work on one branch the
+revisions themselves find out: `histories/witnessed/witness.py` says how. A seed gives the same
+blows again, not the same moments of the program under them.
+"""
 
 from __future__ import annotations
 
@@ -119,9 +124,12 @@ class Host:
 
 
 def _children(pid: int) -> list[int]:
+    """Each thread has those that it started."""
+    found: list[int] = []
     with suppress(OSError):
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
+        for file in Path(f"/proc/{pid}/task").glob("*/children"):
+            found += map(int, file.read_text().split())
+    return found
 
 
 @dataclass
@@ -175,21 +183,28 @@ class Chaos:
 
     def besiege(self, kills: int) -> None:
         """Until so many have landed, let the history grow and its growth be migrated."""
-        while self.landed() < kills:
+        for _ in range(kills):
+            if self.landed() >= kills:
+                return
             self.history.grow(REVISIONS)
             self.proven.clear()
-            deadline = time.monotonic() + 120
-            while not self.settled():
-                assert time.monotonic() < deadline, f"not done: {self.unsettled()}"
-                for host in self.hosts:
-                    host.keep()
-                if self.landed() < kills:
-                    self.strike(kills)
-                    deadline = time.monotonic() + 120
+            self.migrate_under_fire(kills)
             for host in self.hosts:
                 host.ended()
                 host.family.gone()
             self.hear_witnesses()
+        raise AssertionError("too few kills have landed")
+
+    def migrate_under_fire(self, kills: int) -> None:
+        """Until every branch is settled; in peace where the kills are spent."""
+        deadline = time.monotonic() + 120
+        while not self.settled():
+            assert time.monotonic() < deadline, f"not done: {self.unsettled()}"
+            for host in self.hosts:
+                host.keep()
+            if self.landed() < kills:
+                self.strike(kills)
+                deadline = time.monotonic() + 120
 
     def landed(self) -> int:
         return sum(self.figures[f"kills of a {who}"] for who in ("worker", "run", "run's group"))
