@@ -14,7 +14,7 @@ import sqlite3
 import stat
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar
@@ -246,6 +246,14 @@ class SqliteStrategy:
         return header
 
     # Opening ----------------------------------------------------------------------------------
+
+    def versions(self, url: str, version_table: VersionTable) -> Snapshot:
+        return self.inspect(url, version_table)
+
+    def versions_together(
+        self, urls: Sequence[str], version_table: VersionTable
+    ) -> Mapping[str, Snapshot]:
+        return {}
 
     def create(self, url: str) -> None:
         path = self._path(url)
