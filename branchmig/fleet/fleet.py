@@ -132,7 +132,7 @@ class _Course:
         self._crew = crew
         self._gate = gate
         self._target = target
-        self._events: queue.SimpleQueue[Finding | _Done | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Sequence[Finding] | _Done | None] = queue.SimpleQueue()
         self._unseen: dict[str, Record] = {}
         self._backlog = Backlog(manager.settings.run.per_server)
         self._known: deque[Job] = deque()
@@ -189,10 +189,12 @@ class _Course:
             return False
         with suppress(queue.Empty):
             match self._events.get(timeout=due_in):
-                case Finding(record) as found if self._unseen.pop(record.branch.id, None):
-                    self._surveyed(found)
                 case _Done() as done:
                     self._ended(done)
+                case list(findings):
+                    for found in findings:
+                        if self._unseen.pop(found.record.branch.id, None):
+                            self._surveyed(found)
         return True
 
     def _due(self, records: Iterable[Record]) -> list[Record]:
