@@ -15,7 +15,10 @@ from servers import MISSING, Mariadb, Postgresql, private
 
 from branchmig import masking
 
-LONGEST = ("test_real_histories.py", "test_kills.py", "test_server_kills.py", "test_bad_servers.py")
+LONGEST = (
+    *("test_real_histories.py", "test_chaos.py", "test_two_machines.py"),
+    *("test_kills.py", "test_server_kills.py", "test_bad_servers.py"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -159,6 +159,8 @@ class Postgresql(Server):
     """PostgreSQL; it refuses to run as root, so root lends it an account."""
 
     provider = Provider.POSTGRESQL
+    host = "127.0.0.1"
+    """Where a raw connection goes: an address, or the folder of a socket."""
     listing = "SELECT datname FROM pg_database"
     sessions = (
         "(SELECT pid AS id, datname AS db, query AS info FROM pg_stat_activity "
@@ -217,7 +219,7 @@ class Postgresql(Server):
         import psycopg
 
         return psycopg.connect(
-            host="127.0.0.1", port=self.port, user="postgres", dbname=database or "postgres",
+            host=self.host, port=self.port, user="postgres", dbname=database or "postgres",
             autocommit=True, connect_timeout=5, **options,
         )  # fmt: skip
 

@@ -42,7 +42,7 @@ from .survey import Finding, Survey
 log = logging.getLogger("branchmig.fleet")
 
 _AHEAD = 0.25
-_MOST_AHEAD = 10
+_MOST_AHEAD = 20
 """Leases are taken for what a worker will do within so many seconds, and for no more branches a
 worker than this: others must be able to work too."""
 
@@ -132,7 +132,7 @@ class _Course:
         self._crew = crew
         self._gate = gate
         self._target = target
-        self._events: queue.SimpleQueue[Finding | _Done | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Sequence[Finding] | _Done | None] = queue.SimpleQueue()
         self._unseen: dict[str, Record] = {}
         self._backlog = Backlog(manager.settings.run.per_server)
         self._known: deque[Job] = deque()
@@ -189,10 +189,12 @@ class _Course:
             return False
         with suppress(queue.Empty):
             match self._events.get(timeout=due_in):
-                case Finding(record) as found if self._unseen.pop(record.branch.id, None):
-                    self._surveyed(found)
                 case _Done() as done:
                     self._ended(done)
+                case list(findings):
+                    for found in findings:
+                        if self._unseen.pop(found.record.branch.id, None):
+                            self._surveyed(found)
         return True
 
     def _due(self, records: Iterable[Record]) -> list[Record]:
@@ -273,8 +275,8 @@ class _Course:
         """How many leases more: for every idle worker, and some ahead where the work is quick."""
         ahead = self._ahead() * self._crew.size
         lacking = self._crew.size - self._running - len(self._ready)
-        if lacking <= 0 and len(self._ready) > ahead // 2:
-            return 0
+        if lacking <= 0 and len(self._ready) > self._crew.size:
+            return 0  # so that the next are taken many at a time
         return max(0, lacking + ahead)
 
     def _ahead(self) -> int:

@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -293,6 +293,14 @@ class MysqlStrategy:
         return tuple(name for name in required if name.lower() not in known)
 
     # Opening ----------------------------------------------------------------------------------
+
+    def versions(self, url: str, version_table: VersionTable) -> Snapshot:
+        return self.inspect(url, version_table)
+
+    def versions_together(
+        self, urls: Sequence[str], version_table: VersionTable
+    ) -> Mapping[str, Snapshot]:
+        return {}
 
     def create(self, url: str) -> None:
         name = self._url(url).database or ""

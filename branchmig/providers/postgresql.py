@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -243,6 +243,14 @@ class PostgresqlStrategy:
         return tuple(name for name in required if name not in present)
 
     # Opening ----------------------------------------------------------------------------------
+
+    def versions(self, url: str, version_table: VersionTable) -> Snapshot:
+        return self.inspect(url, version_table)
+
+    def versions_together(
+        self, urls: Sequence[str], version_table: VersionTable
+    ) -> Mapping[str, Snapshot]:
+        return {}
 
     def create(self, url: str) -> None:
         wanted = self._url(url).database or ""

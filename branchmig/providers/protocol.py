@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,19 @@ class MigrationStrategy(Protocol):
         """Look at a database by driver alone and change nothing, not even beside it.
 
         Raises BranchUnreachable, BranchUnusable, BranchBusy. A missing database is no error.
+        """
+
+    def versions(self, url: str, version_table: VersionTable) -> Snapshot:
+        """As `inspect`, at the least cost, and only what tells whether there is anything to do: of
+        `tables` nothing."""
+
+    def versions_together(
+        self, urls: Sequence[str], version_table: VersionTable
+    ) -> Mapping[str, Snapshot]:
+        """As `versions`, of those databases that one connection can tell of at once.
+
+        What cannot be told that way is left out, to be asked one by one: none of them is missing,
+        without a version table, or unfinished. Never raises for a database.
         """
 
     def create(self, url: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -127,6 +127,14 @@ class SqlserverStrategy:
         return tuple(name for name in required if name.lower() not in known)
 
     # Opening ----------------------------------------------------------------------------------
+
+    def versions(self, url: str, version_table: VersionTable) -> Snapshot:
+        return self.inspect(url, version_table)
+
+    def versions_together(
+        self, urls: Sequence[str], version_table: VersionTable
+    ) -> Mapping[str, Snapshot]:
+        return {}
 
     def create(self, url: str) -> None:
         statement = f"CREATE DATABASE {_quoted(address(url).database or '')}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -49,6 +50,19 @@ class Moment(TypeDecorator[datetime]):
         return None if value is None else value.replace(tzinfo=UTC)
 
 
+# A fleet has few different heads, and they are read and written for every branch.
+
+
+@lru_cache(1024)
+def _list_text(names: tuple[str, ...]) -> str:
+    return json.dumps(names, ensure_ascii=False)
+
+
+@lru_cache(1024)
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(json.loads(text))
+
+
 class Names(TypeDecorator[tuple[str, ...]]):
     """A tuple of names as a JSON list."""
 
@@ -56,10 +70,10 @@ class Names(TypeDecorator[tuple[str, ...]]):
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str:
-        return json.dumps(list(value or ()), ensure_ascii=False)
+        return _list_text(tuple(value or ()))
 
     def process_result_value(self, value: Any, dialect: sa.Dialect) -> tuple[str, ...]:
-        return tuple(json.loads(value)) if value else ()
+        return _names(value) if value else ()
 
 
 class clock(FunctionElement[datetime]):  # noqa: N801 - reads as a function in statements

@@ -31,7 +31,7 @@ class Watched(Migrator):
         self.most: Counter[str] = Counter()
         self.looks = 0
 
-    def look(self, branch: Branch) -> Snapshot:
+    def versions(self, branch: Branch) -> Snapshot:
         server = branch.server or ""
         with self.lock:
             self.looks += bool(server)
