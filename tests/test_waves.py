@@ -10,7 +10,17 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from branchmig.model import Branch, Heads, Provider, Rollout, Standing, Tally, Trouble
+from branchmig.model import (
+    Branch,
+    BranchState,
+    Heads,
+    Provider,
+    Record,
+    Rollout,
+    Standing,
+    Tally,
+    Trouble,
+)
 from branchmig.waves import Gate, Opening, Wave, cohorts, halt, name, opening, portion
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -280,3 +290,15 @@ def test_the_gate_opens_by_its_own_waves_and_soak() -> None:
     soaking = replace(gate(), soak=timedelta(hours=1))
     assert soaking.opening(standing(passed(10)), NOW).room == 0
     assert gate().opening(standing(passed(10)), NOW) == Opening(1, 15)
+
+
+def test_canaries_and_whoever_was_let_in_before_go_first() -> None:
+    def goes_first(number: int, rollout: str | None = None) -> bool:
+        return gate(canaries=["1"]).goes_first(
+            Record(a_branch(number), BranchState(rollout=rollout))
+        )
+
+    assert [goes_first(1), goes_first(2), goes_first(2, "r1"), goes_first(2, "r0")] == [
+        True, False, True, False,
+    ]  # fmt: skip
+    assert not gate().goes_first(Record(a_branch(1), BranchState()))

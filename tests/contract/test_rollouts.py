@@ -238,6 +238,31 @@ def test_who_was_killed_in_the_canary_keeps_its_place(
     assert waves(store) == {0: CANARY, None: FLEET - CANARY}
 
 
+@pytest.mark.parametrize("how", ["pinned", "inactive"])
+def test_who_was_killed_and_then_taken_out_by_a_person_holds_nobody_up(
+    store: Store, gate: Gate, branches: list[Branch], how: str
+) -> None:
+    conclude(store, entered(store, gate, branches[: CANARY - 1]), pass_)
+    enter(store, gate, branches[CANARY - 1 : CANARY], "killed", -1)
+    assert entered(store, gate, branches[CANARY:]) == []
+    left = branches[CANARY - 1]
+    if how == "pinned":
+        store.set_pinned(left, True)
+    else:
+        store.update(replace(left, is_active=False), left.url)
+    (other,) = entered(store, gate, branches[CANARY:])
+    conclude(store, [other], pass_)
+    assert len(entered(store, gate, branches[CANARY + 1 :])) == 9
+
+
+def test_a_pin_set_on_a_canary_at_work_does_not_end_its_wave(
+    store: Store, gate: Gate, branches: list[Branch]
+) -> None:
+    entered(store, gate, branches)
+    store.set_pinned(branches[0], True)
+    assert entered(store, gate, branches[CANARY:]) == []
+
+
 def test_over_many_hosts_the_canary_is_no_larger(
     store: Store, another_store: OpenStore, gate: Gate, branches: list[Branch]
 ) -> None:

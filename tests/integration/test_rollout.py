@@ -95,8 +95,8 @@ def test_a_bad_revision_stops_at_the_canary_and_a_mended_one_reaches_all(
     assert found["skipped halted"] == count - touched(office)
     rollout = report["rollout"]
     assert rollout["isHalted"]
-    assert rollout["haltReason"] == (
-        f"{rollout['failed']} branches of the canary failed, of which 1 may"
+    assert re.fullmatch(
+        r"[23] branches of the canary failed, of which 1 may", rollout["haltReason"]
     )
     assert (rollout["attempted"], rollout["wave"]) == (touched(office), 0)
 
@@ -127,19 +127,13 @@ def test_a_bad_revision_stops_at_the_canary_and_a_mended_one_reaches_all(
     assert {row["status"] for row in office.json("status")} == {"Completed"}
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
 @pytest.mark.parametrize("count", MANY)
 def test_from_two_hosts_at_once_no_more_than_the_canary_is_touched(
-    office: Office, family: Family, request: pytest.FixtureRequest, engine: str, count: int
+    office: Office, family: Family, postgresql: Postgresql, count: int
 ) -> None:
     prepare(office, [])
-    rules = {"canary": 10, "max_failures": "10%"}
-    if engine == "postgresql":
-        server: Postgresql = request.getfixturevalue(engine)
-        configure(office, server.url(f"h_{uuid.uuid4().hex}"), **rules)
-        office.init()
-    else:
-        configure(office, **rules)
+    configure(office, postgresql.url(f"h_{uuid.uuid4().hex}"), canary=10, max_failures="10%")
+    office.init()
     write(office, thirty_percent(count))
     office.add(*codes(count))
     runs = [office.start("apply-all", "--json") for _ in range(2)]
@@ -184,10 +178,9 @@ def test_one_error_everywhere_halts_after_three_branches(office: Office) -> None
 # What halts nothing -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("corrupt", [(1, 2, 3), (7, 100, 250)], ids=["first", "scattered"])
-def test_three_corrupt_branches_halt_nothing(office: Office, corrupt: tuple[int, ...]) -> None:
+def test_three_corrupt_branches_halt_nothing_not_even_as_the_first(office: Office) -> None:
     prepare(office, codes(300), canary=10, max_failures="10%")
-    bad = {f"BR{number:04}" for number in corrupt}
+    bad = set(codes(3))
     for code in bad:
         office.database(code).write_bytes(b"this is no database, whatever its name says " * 100)
     report = office.json("apply-all", code=1)
@@ -294,6 +287,34 @@ def test_a_killed_canary_keeps_its_place(office: Office, family: Family) -> None
     assert tally(office.json("apply-all")) == {"migrated": 3, "unchanged": 1}
     marks = "SELECT wave, count(*) FROM branchmig_migration_states GROUP BY wave ORDER BY wave"
     assert office.headoffice(marks) == [(0, 2), (1, 2)]
+
+
+def test_a_killed_canary_is_finished_before_any_other_branch_is_begun(
+    office: Office, family: Family
+) -> None:
+    slow.prepare(office, *codes(3))
+    configure(office, canary=2)
+    slow.hold(office, "BR0002")
+    run = office.start("apply-all")
+    slow.begun(office, "BR0002", "s2_many")
+    run.kill()
+    run.communicate()
+    family.gone()
+    slow.release(office, "BR0002")
+    office.run("unlock", "--all", "--force", "--yes")
+    office.add("AA")  # by code it comes before those that it has to wait for
+    assert tally(office.json("apply-all")) == {"migrated": 3, "unchanged": 1}
+    marks = "SELECT wave, count(*) FROM branchmig_migration_states GROUP BY wave ORDER BY wave"
+    assert office.headoffice(marks) == [(0, 2), (1, 2)]
+
+
+def test_a_canary_that_needs_a_person_holds_nobody_up(office: Office) -> None:
+    prepare(office, codes(12), canary="pilot", max_failures="100%")
+    office.run("branch", "update", "BR0004", "--tag", "pilot")
+    office.database("BR0004").write_bytes(b"this is no database, whatever its name says " * 100)
+    for _ in range(3):
+        assert tally(office.json("apply-all", code=1)) == {"failed": 1, "skipped wave": 11}
+    assert tally(office.json("apply-all")) == {"skipped manual": 1, "migrated": 11}
 
 
 def test_the_failures_of_a_killed_run_halt_the_next(office: Office) -> None:
