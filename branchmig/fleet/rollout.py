@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from ..errors import HistoryError
 from ..manager import BranchMigrationManager
-from ..model import Heads, Record
+from ..model import Heads, MigrationStatus, Record
 from ..revisions.history import History
 from ..waves import Gate, cohorts, portion
 
@@ -45,10 +45,15 @@ def joined(manager: BranchMigrationManager, everyone: Sequence[Record], target: 
 
 
 def _is_to_come(record: Record, heads: Heads, rollout: str) -> bool:
-    """Whether a tagged branch has a part in the canary: it has been there, or has still to go."""
-    if record.state.rollout == rollout:
+    """Whether a tagged branch has a part in the canary: it has been there, or has still to go.
+
+    What is left alone until a person comes would hold the canary up for ever.
+    """
+    state = record.state
+    if state.rollout == rollout:
         return True
-    return record.state.heads != heads and not record.state.pinned
+    left_alone = state.pinned or state.status is MigrationStatus.MANUAL
+    return state.heads != heads and not left_alone
 
 
 def _refuse_outdated(manager: BranchMigrationManager, history: History) -> None:
