@@ -41,7 +41,12 @@ def joined(manager: BranchMigrationManager, everyone: Sequence[Record], target: 
         first = portion(rules.canary, len(active))
     waves = cohorts(first, rules.waves, rules.max_failures, len(active))
     soak = timedelta(seconds=rules.soak_seconds)
-    return Gate(rollout.id, len(active), waves, soak, canaries, history.applied)
+
+    def applied(heads: Heads) -> tuple[str, ...]:
+        # Some branch may stand where only a newer history, or another tool, knows its way.
+        return history.applied(heads) if history.knows(heads) else ()
+
+    return Gate(rollout.id, len(active), waves, soak, canaries, applied)
 
 
 def _is_to_come(record: Record, heads: Heads, rollout: str) -> bool:
