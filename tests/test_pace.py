@@ -70,3 +70,14 @@ def test_three_time_outs_in_a_row_make_a_server_silent() -> None:
     pace.waited()
     assert pace.is_silent
     assert pace.timed_out == 3
+
+
+def test_after_a_time_out_nobody_is_asked_beside_those_that_are() -> None:
+    """Or each server that is gone would take two time-outs, one for those that came later."""
+    pace = Pace(8)
+    begun(pace)
+    pace.waited()
+    pace.end()
+    assert begun(pace) == 0
+    pace.answered()
+    assert begun(pace) == 1

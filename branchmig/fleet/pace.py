@@ -23,7 +23,8 @@ class Pace:
 
     @property
     def has_room(self) -> bool:
-        return self._asked < self._bound
+        # Where one waited in vain, those that were asked with it will tell more.
+        return self._asked < (1 if self._timed_out else self._bound)
 
     @property
     def is_silent(self) -> bool:

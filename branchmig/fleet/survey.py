@@ -7,6 +7,7 @@ databases, it is asked for all that are left once the server has answered at all
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -14,10 +15,12 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from ..errors import BranchBusy, BranchUnreachable
+from ..errors import BranchBusy, BranchmigError, BranchUnreachable
 from ..migrator import Migrator
 from ..model import Failure, FailureKind, Heads, Record, Snapshot
 from .pace import Pace
+
+log = logging.getLogger("branchmig.survey")
 
 _LOOKS = 128
 """Looks at once: at 100 ms for a round trip they survey ten thousand databases in a minute."""
@@ -29,6 +32,9 @@ nobody else: another may begin beside it, up to so many threads in all."""
 
 _PAUSE = 0.25
 """Seconds before a server that has too many connections is asked again."""
+
+_TOGETHER = 1000
+"""Databases asked about over one connection: a survey that is closed ends after so many."""
 
 _TOLD = 64
 _TOLD_AFTER = 0.02
@@ -108,7 +114,8 @@ class Survey:
 
     def close(self) -> None:
         """Begin no further look; those under way end by their own time limits."""
-        self._ended.set()
+        with self._lock:
+            self._ended.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     # Files ------------------------------------------------------------------------------------
@@ -130,9 +137,8 @@ class Survey:
             return _finding(record, self._migrator.versions(record.branch))
         except BranchBusy as busy:
             return Finding(record, busy=busy.message)
-        except Exception:
-            # Whatever it is, and be it a fault of ours: the attempt meets it again and tells of it.
-            return Finding(record)
+        except Exception as error:
+            return _unknown(record, error)
 
     # Servers ----------------------------------------------------------------------------------
 
@@ -151,10 +157,14 @@ class Survey:
         look = _Look(time.monotonic())
         with self._lock:
             self._looks.add(look)
-        finding = self._look(server, record, look)
+        try:
+            finding = self._look(server, record, look)
+        except Exception as error:
+            finding = _unknown(record, error)
         if finding:
             self._tell([finding])
-        self._ask_together(server)
+            if not finding.failure:
+                self._ask_together(server)
         with self._lock:
             self._looks.discard(look)
             self._room += not look.is_long
@@ -181,7 +191,7 @@ class Survey:
                     with self._lock:
                         server.pace.waited()
                 return Finding(record, failure=failure)
-            finding = Finding(record)
+            finding = _unknown(record, error)
         with self._lock:
             server.pace.answered()
         return finding
@@ -206,18 +216,33 @@ class Survey:
         return self._migrator.failure(record.branch, error)
 
     def _ask_together(self, server: _Server) -> None:
-        """Once, when the server is known to answer: about all that wait, over one connection."""
+        """Once, when the server is known to answer: about all that wait, over few connections."""
         with self._lock:
             if server.asked_together or server.pace.timed_out or len(server.waiting) < 2:
                 return
             server.asked_together = True
-            records = list(server.waiting)
+            records = deque(server.waiting)
             server.waiting.clear()
-        found = self._migrator.versions_together([record.branch for record in records])
-        told = [_finding(r, found[r.branch.id]) for r in records if r.branch.id in found]
+        left: list[Record] = []
+        while records and not self._ended.is_set():
+            asked = [records.popleft() for _ in range(min(_TOGETHER, len(records)))]
+            told = self._told_together(asked)
+            self._tell(told)
+            known = {finding.record.branch.id for finding in told}
+            left += [record for record in asked if record.branch.id not in known]
+            if not told:
+                break
         with self._lock:
-            server.waiting.extend(r for r in records if r.branch.id not in found)
-        self._tell(told)
+            server.waiting.extend(left)
+            server.waiting.extend(records)
+
+    def _told_together(self, records: list[Record]) -> list[Finding]:
+        try:
+            found = self._migrator.versions_together([record.branch for record in records])
+        except Exception as error:
+            log.debug("while %d databases were asked about at once", len(records), exc_info=error)
+            return []
+        return [_finding(r, found[r.branch.id]) for r in records if r.branch.id in found]
 
     def _watch(self) -> None:
         """Let others begin beside looks that take long."""
@@ -232,6 +257,13 @@ class Survey:
 
     def _spare_threads(self) -> bool:
         return len(self._looks) + self._room < _THREADS
+
+
+def _unknown(record: Record, error: Exception) -> Finding:
+    """Whatever it is, and be it a fault of ours: the attempt meets it again and tells of it."""
+    if not isinstance(error, BranchmigError):
+        log.debug("while %s was looked at", record.branch.code, exc_info=error)
+    return Finding(record)
 
 
 def _finding(record: Record, snapshot: Snapshot) -> Finding:

@@ -8,15 +8,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
+import pytest
 from processes import until
 from scene import Scene
-from servers import Postgresql, private
+from servers import Mariadb, Postgresql, free_port, private
 
 from branchmig.errors import BranchBusy, BranchUnreachable
 from branchmig.fleet.survey import Finding, Survey
 from branchmig.migrator import Migrator
-from branchmig.model import Branch, BranchState, FailureKind, Provider, Record, Snapshot
+from branchmig.model import Branch, BranchState, Failure, FailureKind, Provider, Record, Snapshot
+from branchmig.providers import provider_of
 
 SERVERS = {"a": 40, "b": 40, "": 5}
 """Branches of each server; without a server they are files of this host."""
@@ -142,20 +145,99 @@ def test_a_branch_with_a_revision_half_applied_is_not_taken_for_one_at_its_heads
     assert found[0].heads is None
 
 
+class Faulty(Migrator):
+    """Has a fault in everything that a look may lead to."""
+
+    def versions(self, branch: Branch) -> Snapshot:
+        if branch.code == "P0":
+            return Snapshot(exists=True, versioned=True, heads=("r1",))
+        raise LookupError
+
+    def versions_together(self, branches: Sequence[Branch]) -> dict[str, Snapshot]:
+        raise ZeroDivisionError
+
+    def failure(self, branch: Branch, error: BaseException) -> Failure:
+        raise ZeroDivisionError
+
+
+def test_no_branch_is_lost_to_a_fault_of_ours(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.revision("r1", "pass")
+    migrator = Faulty(scene.settings)
+    found = surveyed(migrator, on_server("postgresql://u@127.0.0.1:1/d", 9), per_server=1)
+    assert found.pop("P0").heads == ("r1",)
+    assert {(f.heads, f.failure, f.busy) for f in found.values()} == {(None, None, None)}
+
+
+class Together(Migrator):
+    """Tells of many databases at once, though not of some; keeps who was asked how."""
+
+    def __init__(self, scene: Scene, reached: threading.Event | None = None) -> None:
+        super().__init__(scene.settings)
+        self.alone: list[str] = []
+        self.groups: list[int] = []
+        self.reached = reached
+        self.go_on = threading.Event()
+
+    def versions(self, branch: Branch) -> Snapshot:
+        self.alone.append(branch.code)
+        return Snapshot(exists=True, versioned=True, heads=("r1",))
+
+    def versions_together(self, branches: Sequence[Branch]) -> dict[str, Snapshot]:
+        self.groups.append(len(branches))
+        if self.reached:
+            self.reached.set()
+            assert self.go_on.wait(30)
+        here = Snapshot(exists=True, versioned=True, heads=("r2",))
+        return {b.id: here for b in branches if not b.code.endswith("7")}
+
+
+def test_what_one_connection_cannot_tell_of_is_asked_for_alone(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.revision("r1", "pass")
+    migrator = Together(scene)
+    found = surveyed(migrator, on_server("postgresql://u@127.0.0.1:1/d", 3000), per_server=1)
+    # The first shows that the server answers.
+    alone = {code for code in found if code == "P0" or code.endswith("7")}
+    assert set(migrator.alone) == alone
+    assert len(migrator.alone) == len(alone)
+    assert sum(migrator.groups) == 2999
+    assert {code for code, finding in found.items() if finding.heads == ("r2",)} == set(
+        found
+    ) - alone
+
+
+def test_a_survey_that_is_closed_asks_for_no_further_group(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.revision("r1", "pass")
+    reached = threading.Event()
+    migrator = Together(scene, reached)
+    migrator.history(Provider.POSTGRESQL)
+    survey = Survey(migrator, 1, lambda findings: None)
+    survey.begin(on_server("postgresql://u@127.0.0.1:1/d", 5000))
+    assert reached.wait(30)
+    closing = threading.Thread(target=survey.close)
+    closing.start()
+    until(survey._ended.is_set, "the call of close")
+    migrator.go_on.set()
+    closing.join(30)
+    assert not closing.is_alive()
+    assert (len(migrator.groups), migrator.alone) == (1, ["P0"])
+
+
 # Servers in trouble -------------------------------------------------------------------------------
 
 
 def on_server(url: str, count: int) -> list[Record]:
     """So many branches of one provider; they may share a database, which is only read."""
+    provider = provider_of(url)
     return [
-        Record(Branch(f"p{n}", f"P{n}", "", Provider.POSTGRESQL, url), BranchState())
-        for n in range(count)
+        Record(Branch(f"p{n}", f"P{n}", "", provider, url), BranchState()) for n in range(count)
     ]
 
 
-def surveyed(scene: Scene, records: list[Record], per_server: int) -> dict[str, Finding]:
+def surveyed(migrator: Migrator, records: list[Record], per_server: int) -> dict[str, Finding]:
     """What a survey tells of every branch, by code."""
-    migrator = Migrator(scene.settings)
     for provider in {record.branch.provider for record in records}:
         migrator.history(provider)
     found: list[Finding] = []
@@ -199,11 +281,12 @@ def test_a_server_with_too_many_connections_fails_no_branch(tmp_path: Path) -> N
         server.query("CREATE DATABASE few")
         server.query("CREATE TABLE alembic_version (version_num text)", "few")
         server.query("INSERT INTO alembic_version VALUES ('r1')", "few")
-        found = surveyed(scene, on_server(url, 100), per_server=32)
+        found = surveyed(scene.migrator, on_server(url, 100), per_server=32)
     assert {finding.heads for finding in found.values()} == {("r1",)}
 
 
-def test_a_silent_server_is_asked_by_few_and_delays_no_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["postgresql", "mysql"])
+def test_a_silent_server_is_asked_by_few_and_delays_no_other(engine: str, tmp_path: Path) -> None:
     scene = Scene(tmp_path, connect_timeout=2)
     scene.revision("r1", "pass")
     good = [
@@ -211,11 +294,10 @@ def test_a_silent_server_is_asked_by_few_and_delays_no_other(tmp_path: Path) -> 
         for n in range(20)
     ]
     with silent_server() as (port, taken):
-        url = f"postgresql://u@127.0.0.1:{port}/d"
-        found = surveyed(scene, [*on_server(url, 200), *good], per_server=4)
+        url = f"{engine}://u@127.0.0.1:{port}/d"
+        found = surveyed(scene.migrator, [*on_server(url, 200), *good], per_server=4)
         asked = len(taken)
-    # Four at once, and those that began before the third of them had ended.
-    assert asked <= 10
+    assert asked == 4  # at once, and nobody after them
     silent = [finding for code, finding in found.items() if code.startswith("P")]
     assert all(f.failure and f.failure.kind is FailureKind.UNREACHABLE for f in silent)
     unasked = [f for f in silent if f.failure and "was not asked again" in f.failure.message]
@@ -248,3 +330,50 @@ def test_looks_that_wait_for_silent_servers_hold_up_nobody(tmp_path: Path) -> No
         survey.close()
     assert most > 128
     assert all(finding.failure for finding in found)
+
+
+@pytest.mark.parametrize("engine", ["postgresql", "mariadb"])
+def test_only_what_no_attempt_could_mend_is_told_as_failed(
+    engine: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """A missing or an empty database is work; who is refused the login would be so again."""
+    scene = Scene(tmp_path)
+    scene.revision("r1", "pass")
+    server: Postgresql | Mariadb = request.getfixturevalue(engine)
+    user, name = f"u_{uuid4().hex[:8]}", f"s_{uuid4().hex}"
+    server.add_user(user, "right")
+    server.query(f"CREATE DATABASE {name}")
+    for url in (server.url(f"s_{uuid4().hex}"), server.url(name)):
+        found = surveyed(scene.migrator, on_server(url, 5), per_server=2)
+        assert {(f.heads, f.failure, f.busy) for f in found.values()} == {(None, None, None)}
+    url = f"{server.provider}://{user}:wrong@127.0.0.1:{server.port}/{name}"
+    for finding in surveyed(scene.migrator, on_server(url, 5), per_server=2).values():
+        assert finding.failure
+        assert "the login is refused" in finding.failure.message
+        assert "wrong" not in finding.failure.message
+
+
+@pytest.mark.parametrize("engine", ["postgresql", "mysql"])
+def test_a_server_that_takes_no_connections_fails_each_branch_at_once(
+    engine: str, tmp_path: Path
+) -> None:
+    scene = Scene(tmp_path)
+    scene.revision("r1", "pass")
+    url = f"{engine}://u@127.0.0.1:{free_port()}/d"
+    found = surveyed(scene.migrator, on_server(url, 20), per_server=4)
+    failures = [finding.failure for finding in found.values()]
+    assert all(failure and failure.kind is FailureKind.UNREACHABLE for failure in failures)
+    assert not any("asked" in str(failure) for failure in failures)  # none waited, so none gave up
+
+
+def test_a_survey_that_is_closed_asks_a_silent_server_no_more(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, connect_timeout=2)
+    scene.revision("r1", "pass")
+    migrator = scene.migrator
+    migrator.history(Provider.POSTGRESQL)
+    with silent_server() as (port, taken):
+        survey = Survey(migrator, 2, lambda findings: None)
+        survey.begin(on_server(f"postgresql://u@127.0.0.1:{port}/d", 200))
+        until(lambda: len(taken) == 2, "both connections")
+        survey.close()
+        assert len(taken) == 2
