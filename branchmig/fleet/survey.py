@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from ..errors import BranchBusy, BranchUnreachable
@@ -151,21 +152,23 @@ class Survey:
         look = _Look(time.monotonic())
         with self._lock:
             self._looks.add(look)
-        finding = self._look(server, record, look)
-        if finding:
-            self._tell([finding])
-        self._ask_together(server)
-        with self._lock:
-            self._looks.discard(look)
-            self._room += not look.is_long
-            server.pace.end()
-            unasked = []
-            if server.pace.is_silent:
-                unasked = list(server.waiting)
-                server.waiting.clear()
-            self._turns.append(server)
-            self._take_turns()
-        self._tell([Finding(each, failure=self._silence(server, each)) for each in unasked])
+        try:
+            finding = self._look(server, record, look)
+            if finding:
+                self._tell([finding])
+            self._ask_together(server)
+        finally:
+            with self._lock:
+                self._looks.discard(look)
+                self._room += not look.is_long
+                server.pace.end()
+                unasked = []
+                if server.pace.is_silent:
+                    unasked = list(server.waiting)
+                    server.waiting.clear()
+                self._turns.append(server)
+                self._take_turns()
+            self._tell([Finding(each, failure=self._silence(server, each)) for each in unasked])
 
     def _look(self, server: _Server, record: Record, look: _Look) -> Finding | None:
         """What was found; None where the branch waits again, for a server that refused."""
@@ -174,7 +177,7 @@ class Survey:
         except BranchBusy as busy:
             return self._refused(server, record, busy)
         except Exception as error:
-            failure = self._migrator.failure(record.branch, error)
+            failure = self._failure(record, error)
             if failure.kind is FailureKind.UNREACHABLE:
                 limit = self._migrator.settings.run.connect_timeout
                 if time.monotonic() >= look.began + limit:
@@ -185,6 +188,13 @@ class Survey:
         with self._lock:
             server.pace.answered()
         return finding
+
+    def _failure(self, record: Record, error: Exception) -> Failure:
+        try:
+            return self._migrator.failure(record.branch, error)
+        except Exception as fault:
+            # Ours: the attempt meets it again and tells of it.
+            return Failure.of(fault)
 
     def _refused(self, server: _Server, record: Record, busy: BranchBusy) -> Finding | None:
         """Too many connections: fewer from us, a little later."""
@@ -213,7 +223,9 @@ class Survey:
             server.asked_together = True
             records = list(server.waiting)
             server.waiting.clear()
-        found = self._migrator.versions_together([record.branch for record in records])
+        found: dict[str, Snapshot] = {}
+        with suppress(Exception):  # then they are asked one by one
+            found = self._migrator.versions_together([record.branch for record in records])
         told = [_finding(r, found[r.branch.id]) for r in records if r.branch.id in found]
         with self._lock:
             server.waiting.extend(r for r in records if r.branch.id not in found)
