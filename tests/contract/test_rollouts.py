@@ -508,7 +508,9 @@ def test_the_counts_stand_on_the_row_for_others_to_read(
     assert (row.attempted, row.passed, row.failed) == (6, 3, 1)
 
 
-def test_a_rollout_is_finished_once(store: Store, rollout: Rollout) -> None:
+def test_a_rollout_is_finished_once(store: Store, rollout: Rollout, branches: list[Branch]) -> None:
+    for branch in branches:
+        store.remove(branch)
     store.rollouts.finish(rollout)
     first = store.rollouts.latest()
     assert first is not None
