@@ -44,7 +44,7 @@ from .connections import (
 )
 from .journal import Journal
 from .marks import TABLE as JOURNAL
-from .mysql_driver import MULTI_STATEMENTS, connection_class, keep_alive
+from .mysql_driver import connection_class, keep_alive
 from .mysql_errors import meaning, number_of
 from .mysql_language import MysqlLanguage
 from .mysql_look import JOURNAL_ALONE, TABLES, look, look_together, qualified
@@ -62,6 +62,9 @@ whose host lost power says no good-bye."""
 _FLAGS = ("ssl_disabled", "ssl_verify_cert", "ssl_verify_identity")
 
 _NO_ANSWER = 2013
+
+_MULTI_STATEMENTS = 1 << 16
+"""The protocol's flag for several statements at once; only a look sets it."""
 
 
 class MysqlStrategy:
@@ -181,11 +184,9 @@ class MysqlStrategy:
             options.update(
                 connect_timeout=self._connect_timeout(),
                 autocommit=True,
-                client_flag=options.get("client_flag", 0) | MULTI_STATEMENTS,
+                client_flag=options.get("client_flag", 0) | _MULTI_STATEMENTS,
             )
-            driver = self._open(dialect, None, arguments, options) or dialect.connect(
-                *arguments, **options
-            )
+            driver = self._logged_in(dialect, arguments, options, looking=True)
         self._be_patient(driver, False)
         return driver
 
@@ -292,7 +293,13 @@ class MysqlStrategy:
         return max(1, round(self._limits.connect_timeout))
 
     def _open(self, dialect: sa.Dialect, _: Any, arguments: Any, options: Any) -> Any:
-        """Complete what the driver is given. PyMySQL's connection is made here, to share TLS."""
+        return self._logged_in(dialect, arguments, options)
+
+    def _logged_in(
+        self, dialect: sa.Dialect, arguments: Any, options: Any, *, looking: bool = False
+    ) -> Any:
+        """Complete what the driver is given. PyMySQL's connection is made here, to share TLS;
+        None: another driver makes its own."""
         options.setdefault("charset", "utf8mb4")
         if dialect.driver != "pymysql":
             return None
@@ -307,7 +314,9 @@ class MysqlStrategy:
             options["password"] = options["password"].encode()
         module: Any = dialect.loaded_dbapi
         try:
-            return connection_class(module.connections.Connection)(*arguments, **options)
+            return connection_class(module.connections.Connection, looking=looking)(
+                *arguments, **options
+            )
         except module.err.OperationalError as error:
             if error.args[0] != _NO_ANSWER:
                 raise

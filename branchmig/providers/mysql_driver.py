@@ -9,9 +9,6 @@ from contextlib import closing
 from functools import cache
 from typing import Any
 
-MULTI_STATEMENTS = 1 << 16
-"""The protocol's flag for several statements at once; only a look sets it."""
-
 _KEEPALIVE = {
     "TCP_KEEPIDLE": 30,
     "TCP_KEEPINTVL": 10,
@@ -25,7 +22,7 @@ _making = threading.Lock()
 
 
 @cache
-def connection_class(kind: Any) -> Any:
+def connection_class(kind: Any, *, looking: bool) -> Any:
     """`kind`, the driver's own, without two things that it does for each connection.
 
     It makes a TLS context, even to a server without TLS, and loads the system's certificates into
@@ -44,7 +41,7 @@ def connection_class(kind: Any) -> Any:
                 return _contexts[key]
 
         def set_character_set(self, charset: str, collation: str | None = None) -> None:
-            if not self.client_flag & MULTI_STATEMENTS:
+            if not looking:
                 super().set_character_set(charset, collation)
 
     return Connection
