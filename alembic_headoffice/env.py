@@ -24,7 +24,7 @@ def run() -> None:
         with context.begin_transaction():
             context.run_migrations()
         return
-    with sa.create_engine(url).connect() as connection:
+    with sa.create_engine(url, poolclass=sa.NullPool).connect() as connection:
         context.configure(connection=connection, include_name=_ours, **options)
         with context.begin_transaction():
             context.run_migrations()

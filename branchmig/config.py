@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -120,6 +122,28 @@ def _share(given: Any) -> Any:
     return int(given) if isinstance(given, str) and given.isdecimal() else given
 
 
+def _is_portion(share: Any) -> bool:
+    """A number of branches, or a percentage."""
+    if isinstance(share, str):
+        return _PERCENTAGE.fullmatch(share) is not None
+    return isinstance(share, int) and not isinstance(share, bool) and share >= 0
+
+
+def _portion(given: Any) -> Any:
+    if _is_portion(share := _share(given)):
+        return share
+    raise PydanticCustomError("portion", 'Input should be a number from 0, or "0%" to "100%"')
+
+
+def _canary(given: Any) -> Any:
+    """As `_portion`, but not nothing; or a tag."""
+    share = _share(given)
+    is_tag = isinstance(share, str) and share.strip() and not share.endswith("%")
+    if is_tag or (share not in (0, "0%", "00%") and _is_portion(share)):
+        return share
+    raise PydanticCustomError("canary", 'Input should be a number from 1, "1%" to "100%", or a tag')
+
+
 def _percentages(given: Any) -> Any:
     """Percentages with or without their sign, rising."""
     if not isinstance(given, (list, tuple)):
@@ -128,19 +152,18 @@ def _percentages(given: Any) -> Any:
     return sorted(_share(part) for part in bare)
 
 
-Portion = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"^(100|[0-9]{1,2})%$")]
-"""A number of branches, or a percentage."""
+_PERCENTAGE = re.compile(r"(100|[0-9]{1,2})%")
 
 
 class RolloutSettings(_Section):
     """Waves. `canary`: a number, a percentage, or a tag; `waves`: percentages of the branches that
     are reached one after another; `max_failures` of each wave. Without this section no waves."""
 
-    canary: Annotated[int | str, BeforeValidator(_share)] = 10
+    canary: Annotated[int | str, BeforeValidator(_canary)] = 10
     waves: Annotated[
         tuple[Annotated[int, Field(ge=1, le=100)], ...], BeforeValidator(_percentages)
     ] = ()
-    max_failures: Annotated[Portion, BeforeValidator(_share)] = "10%"
+    max_failures: Annotated[int | str, BeforeValidator(_portion)] = "10%"
     soak_seconds: float = Field(0, ge=0, le=30 * _DAY)
 
 

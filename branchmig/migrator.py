@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 
 from .adoption import adopt
-from .attempt import Work, ended, explained
+from .attempt import Work, ended, explained, root
 from .config import Settings
 from .errors import BranchmigError, ConfigError, HistoryError, MultipleHeads, UnknownRevision
 from .fence import Fence
 from .model import (
     Attempt,
     Branch,
+    Failure,
     FailureKind,
     Heads,
     Plan,
@@ -95,6 +96,27 @@ class Migrator:
         """What the branch stands at, changing nothing. Raises ProviderError, BranchBusy."""
         table = self.history(branch.provider).version_table
         return self.strategy(branch.provider).inspect(branch.url, table)
+
+    def versions(self, branch: Branch) -> Snapshot:
+        """As `look`, at the least cost: of the tables nothing."""
+        table = self.history(branch.provider).version_table
+        return self.strategy(branch.provider).versions(branch.url, table)
+
+    def versions_together(self, branches: Sequence[Branch]) -> dict[str, Snapshot]:
+        """As `versions`, by the ids of those of which one connection can tell."""
+        found: dict[str, Snapshot] = {}
+        for provider in {branch.provider for branch in branches}:
+            by_url = {branch.url: branch.id for branch in branches if branch.provider is provider}
+            table = self.history(provider).version_table
+            told = self.strategy(provider).versions_together(list(by_url), table)
+            found |= {by_url[url]: snapshot for url, snapshot in told.items()}
+        return found
+
+    def failure(self, branch: Branch, error: BaseException) -> Failure:
+        """What an attempt on a branch would make of an error."""
+        strategy = self.strategy(branch.provider)
+        found = explained(error, strategy, branch)
+        return Failure.of(found, strategy.classify(root(error)))
 
     def plan(self, branch: Branch, target: str) -> Plan:
         """The way of a branch to `target`; for one without a database everything."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from .model import Branch, Heads, Standing, Trouble
+from .model import Branch, Heads, Record, Standing, Trouble
 
 SAME_ERROR = 3
 """So many branches with one error in a revision that none has passed, and the rollout halts."""
@@ -130,6 +130,10 @@ class Gate:
         """Whether a branch may be one of a wave."""
         first = wave == 0 and not self.is_last(0)
         return not first or self.canaries is None or branch.id in self.canaries
+
+    def goes_first(self, record: Record) -> bool:
+        """Whether a branch has been let in before or is a canary: others may wait for it."""
+        return record.state.rollout == self.rollout or record.branch.id in (self.canaries or ())
 
     def opening(self, standing: Standing, now: datetime) -> Opening:
         """See `opening`."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from ..model import Attempt, Heads, Record
 
@@ -24,35 +24,47 @@ class Job:
     attempt: Attempt | None = None
 
 
+@dataclass(slots=True)
+class _Rank:
+    """Jobs of the same precedence. `turns`: servers of which a job may be taken, in turn."""
+
+    waiting: dict[str | None, deque[Job]] = field(default_factory=dict)
+    turns: dict[str | None, None] = field(default_factory=dict)
+
+
 class Backlog:
     """Jobs by server, one server after another; of each at most `per_server` are at work."""
 
-    def __init__(self, per_server: int) -> None:
+    def __init__(
+        self, per_server: int, goes_first: Callable[[Record], bool] = lambda record: False
+    ) -> None:
+        """`goes_first`: whether a branch is taken before those for which this does not hold."""
         self._per_server = per_server
-        self._waiting: dict[str | None, deque[Job]] = {}
+        self._goes_first = goes_first
         self._at_work: Counter[str | None] = Counter()
-        self._turns: dict[str | None, None] = {}  # servers of which a job may be taken, in turn
+        # Those that go first, then the others.
+        self._ranks = (_Rank(), _Rank())
 
     def __bool__(self) -> bool:
-        return any(self._waiting.values())
+        return any(any(rank.waiting.values()) for rank in self._ranks)
 
     def add(self, job: Job) -> None:
-        self._waiting.setdefault(job.server, deque()).append(job)
+        self._waiting(job).append(job)
         self._take_turn(job.server)
 
     def put_back(self, jobs: Iterable[Job]) -> None:
         """Jobs that were taken and are not to be done yet, in the order of the taking."""
         for job in reversed(list(jobs)):
-            self._waiting[job.server].appendleft(job)
+            self._waiting(job).appendleft(job)
             self.done(job)
 
     def take(self, count: int) -> list[Job]:
         """At most so many jobs to be done now; each is at work until `done` is told of it."""
         taken: list[Job] = []
-        while self._turns and len(taken) < count:
-            server = next(iter(self._turns))
-            del self._turns[server]
-            taken.append(self._waiting[server].popleft())
+        while len(taken) < count and (rank := next((r for r in self._ranks if r.turns), None)):
+            server = next(iter(rank.turns))
+            del rank.turns[server]
+            taken.append(rank.waiting[server].popleft())
             self._at_work[server] += 1
             self._take_turn(server)
         return taken
@@ -63,12 +75,18 @@ class Backlog:
 
     def drain(self) -> list[Job]:
         """Everything that waits; nothing does afterwards."""
-        left = [job for waiting in self._waiting.values() for job in waiting]
-        self._waiting.clear()
-        self._turns.clear()
+        left = [job for rank in self._ranks for jobs in rank.waiting.values() for job in jobs]
+        self._ranks = (_Rank(), _Rank())
         return left
+
+    def _waiting(self, job: Job) -> deque[Job]:
+        rank = self._ranks[0 if self._goes_first(job.record) else 1]
+        return rank.waiting.setdefault(job.server, deque())
 
     def _take_turn(self, server: str | None) -> None:
         has_room = server is None or self._at_work[server] < self._per_server
-        if has_room and self._waiting.get(server):
-            self._turns[server] = None
+        for rank in self._ranks:
+            if has_room and rank.waiting.get(server):
+                rank.turns[server] = None
+            else:
+                rank.turns.pop(server, None)

@@ -132,9 +132,10 @@ class _Course:
         self._crew = crew
         self._gate = gate
         self._target = target
-        self._events: queue.SimpleQueue[Finding | _Done | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Sequence[Finding] | _Done | None] = queue.SimpleQueue()
         self._unseen: dict[str, Record] = {}
-        self._backlog = Backlog(manager.settings.run.per_server)
+        self._goes_first = gate.goes_first if gate else lambda record: False
+        self._backlog = Backlog(manager.settings.run.per_server, self._goes_first)
         self._known: deque[Job] = deque()
         self._ready: deque[tuple[Job, Grant]] = deque()
         self._unbegun: list[tuple[Job, Grant]] = []
@@ -189,11 +190,19 @@ class _Course:
             return False
         with suppress(queue.Empty):
             match self._events.get(timeout=due_in):
-                case Finding(record) as found if self._unseen.pop(record.branch.id, None):
-                    self._surveyed(found)
                 case _Done() as done:
                     self._ended(done)
+                case list(findings):
+                    self._found(findings)
         return True
+
+    def _found(self, findings: Sequence[Finding]) -> None:
+        for found in findings:
+            if self._unseen.pop(found.record.branch.id, None):
+                self._surveyed(found)
+        # Whom the gate waits for may be among them, or will not come any more.
+        if not self._unseen or any(self._goes_first(found.record) for found in findings):
+            self._waits = False
 
     def _due(self, records: Iterable[Record]) -> list[Record]:
         """Those that may be attempted now; of the others the outcome is known."""
@@ -379,10 +388,11 @@ class _Course:
             self._close_gate(transitions.HeldBack(SkipReason.HALTED, f"halted: {reason}"))
 
     def _at_the_gate(self, jobs: list[Job], error: BranchmigError | Grant) -> None:
-        """Branches that the waves did not let in: they wait for those of ours that are in hand."""
+        """Branches that the waves did not let in: they wait for those of ours that are in hand,
+        and for those that may still be found to go first."""
         assert isinstance(error, transitions.HeldBack)
         self._backlog.put_back(jobs)
-        in_hand = self._running or self._ready or len(self._ledger)
+        in_hand = self._running or self._ready or len(self._ledger) or self._unseen
         if error.reason is SkipReason.WAVE and in_hand:
             self._waits = True
         else:

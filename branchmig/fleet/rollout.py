@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from ..errors import HistoryError
 from ..manager import BranchMigrationManager
-from ..model import Heads, Record
+from ..model import Heads, MigrationStatus, Record
 from ..revisions.history import History
 from ..waves import Gate, cohorts, portion
 
@@ -41,14 +41,24 @@ def joined(manager: BranchMigrationManager, everyone: Sequence[Record], target: 
         first = portion(rules.canary, len(active))
     waves = cohorts(first, rules.waves, rules.max_failures, len(active))
     soak = timedelta(seconds=rules.soak_seconds)
-    return Gate(rollout.id, len(active), waves, soak, canaries, history.applied)
+
+    def applied(heads: Heads) -> tuple[str, ...]:
+        # Some branch may stand where only a newer history, or another tool, knows its way.
+        return history.applied(heads) if history.knows(heads) else ()
+
+    return Gate(rollout.id, len(active), waves, soak, canaries, applied)
 
 
 def _is_to_come(record: Record, heads: Heads, rollout: str) -> bool:
-    """Whether a tagged branch has a part in the canary: it has been there, or has still to go."""
-    if record.state.rollout == rollout:
+    """Whether a tagged branch has a part in the canary: it has been there, or has still to go.
+
+    What is left alone until a person comes would hold the canary up for ever.
+    """
+    state = record.state
+    if state.rollout == rollout:
         return True
-    return record.state.heads != heads and not record.state.pinned
+    left_alone = state.pinned or state.status is MigrationStatus.MANUAL
+    return state.heads != heads and not left_alone
 
 
 def _refuse_outdated(manager: BranchMigrationManager, history: History) -> None:

@@ -1,23 +1,38 @@
 """Where every branch stands, at the cost of one look each: no Alembic, no lease, no write.
 
 Files are looked at one after another, since threads are no faster there; databases of servers in a
-pool of threads, so many of one server at once and no more.
+pool of threads, so many of one server at once and no more. Where one connection can tell of many
+databases, it is asked for all that are left once the server has answered at all.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
-from collections.abc import Callable, Iterable
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from ..errors import BranchBusy
+from ..errors import BranchBusy, BranchUnreachable
 from ..migrator import Migrator
-from ..model import Failure, Heads, Record
+from ..model import Failure, FailureKind, Heads, Record, Snapshot
+from .pace import Pace
 
-_THREADS = 128
-"""Connections in all: at 100 ms for a round trip they survey ten thousand databases in a minute."""
+_LOOKS = 128
+"""Looks at once: at 100 ms for a round trip they survey ten thousand databases in a minute."""
+
+_THREADS = 512
+_LONG = 1.0
+"""A look that takes more seconds than this waits for a server that is slow or gone. It holds up
+nobody else: another may begin beside it, up to so many threads in all."""
+
+_PAUSE = 0.25
+"""Seconds before a server that has too many connections is asked again."""
+
+_TOLD = 64
+_TOLD_AFTER = 0.02
+"""Findings of files are told so many at a time, or after so many seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +49,40 @@ class Finding:
     failure: Failure | None = None
 
 
+@dataclass(eq=False, slots=True)
+class _Server:
+    """A server, and its branches that have not been looked at."""
+
+    pace: Pace
+    waiting: deque[Record] = field(default_factory=deque)
+    asked_together: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class _Look:
+    """A look under way. `is_long`: another has begun in its place."""
+
+    began: float
+    is_long: bool = False
+
+
 class Survey:
-    """Looks at branches in threads of its own, and tells of each as it is found."""
+    """Looks at branches in threads of its own, and tells of them as they are found."""
 
     def __init__(
-        self, migrator: Migrator, per_server: int, tell: Callable[[Finding], object]
+        self, migrator: Migrator, per_server: int, tell: Callable[[Sequence[Finding]], object]
     ) -> None:
         """`tell` is called from any thread. `migrator` has loaded its histories before."""
         self._migrator = migrator
         self._per_server = per_server
         self._tell = tell
         self._lock = threading.Lock()
-        self._waiting: dict[str, deque[Record]] = {}
-        self._asked: Counter[str] = Counter()
-        self._turns: deque[str] = deque()  # servers that may be asked once a thread is free
-        self._free = _THREADS
-        self._ended = False
-        self._pool = ThreadPoolExecutor(_THREADS + 1, thread_name_prefix="survey")
+        self._servers: dict[str, _Server] = {}
+        self._turns: deque[_Server] = deque()  # servers that may be asked once there is room
+        self._looks: set[_Look] = set()
+        self._room = _LOOKS
+        self._ended = threading.Event()
+        self._pool = ThreadPoolExecutor(_THREADS + 2, thread_name_prefix="survey")
 
     def begin(self, records: Iterable[Record]) -> None:
         """Look at all of them; each is told of exactly once, unless `close` comes before."""
@@ -58,60 +90,150 @@ class Survey:
         for record in records:
             if not self._migrator.knows(record.branch.provider):
                 # Its driver is missing, say. Loading a history is not for threads.
-                self._tell(Finding(record))
+                self._tell([Finding(record)])
                 continue
-            server = self._migrator.server(record.branch)
-            if server is None:
+            name = self._migrator.server(record.branch)
+            if name is None:
                 files.append(record)
             else:
-                self._waiting.setdefault(server, deque()).append(record)
+                if name not in self._servers:
+                    self._servers[name] = _Server(Pace(self._per_server))
+                self._servers[name].waiting.append(record)
         self._pool.submit(self._look_at_files, files)
+        if self._servers:
+            self._pool.submit(self._watch)
         with self._lock:
-            self._turns.extend(self._waiting)
+            self._turns.extend(self._servers.values())
             self._take_turns()
 
     def close(self) -> None:
         """Begin no further look; those under way end by their own time limits."""
-        with self._lock:
-            self._ended = True
+        self._ended.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
+    # Files ------------------------------------------------------------------------------------
+
     def _look_at_files(self, records: list[Record]) -> None:
+        found: list[Finding] = []
+        since = time.monotonic()
         for record in records:
-            if self._ended:
+            if self._ended.is_set():
                 return
-            self._tell(self._found(record))
+            found.append(self._file(record))
+            if len(found) >= _TOLD or time.monotonic() > since + _TOLD_AFTER:
+                self._tell(found)
+                found, since = [], time.monotonic()
+        self._tell(found)
 
-    def _take_turns(self) -> None:
-        """Give every free thread a look, one server after another. The lock is held."""
-        while self._turns and self._free and not self._ended:
-            server = self._turns.popleft()
-            waiting = self._waiting[server]
-            if not waiting or self._asked[server] >= self._per_server:
-                continue  # its next turn comes when one of its looks ends
-            self._free -= 1
-            self._asked[server] += 1
-            self._pool.submit(self._look, waiting.popleft(), server)
-            self._turns.append(server)
-
-    def _look(self, record: Record, server: str) -> None:
-        self._tell(self._found(record))
-        with self._lock:
-            self._free += 1
-            self._asked[server] -= 1
-            self._turns.append(server)
-            self._take_turns()
-
-    def _found(self, record: Record) -> Finding:
+    def _file(self, record: Record) -> Finding:
         try:
-            snapshot = self._migrator.look(record.branch)
+            return _finding(record, self._migrator.versions(record.branch))
         except BranchBusy as busy:
-            # On a server a look waits for no lock: all its connections are taken, perhaps by our
-            # own looks. The attempt asks again, among fewer.
-            alone = self._migrator.server(record.branch) is None
-            return Finding(record, busy=busy.message if alone else None)
+            return Finding(record, busy=busy.message)
         except Exception:
             # Whatever it is, and be it a fault of ours: the attempt meets it again and tells of it.
             return Finding(record)
-        whole = snapshot.versioned and not snapshot.unfinished
-        return Finding(record, snapshot.heads if whole else None)
+
+    # Servers ----------------------------------------------------------------------------------
+
+    def _take_turns(self) -> None:
+        """Begin as many looks as there is room for, one server after another, under the lock."""
+        while self._turns and self._room and not self._ended.is_set():
+            server = self._turns.popleft()
+            if not server.waiting or not server.pace.has_room:
+                continue  # its next turn comes when one of its looks ends
+            self._room -= 1
+            server.pace.begin()
+            self._pool.submit(self._ask, server, server.waiting.popleft())
+            self._turns.append(server)
+
+    def _ask(self, server: _Server, record: Record) -> None:
+        look = _Look(time.monotonic())
+        with self._lock:
+            self._looks.add(look)
+        finding = self._look(server, record, look)
+        if finding:
+            self._tell([finding])
+        self._ask_together(server)
+        with self._lock:
+            self._looks.discard(look)
+            self._room += not look.is_long
+            server.pace.end()
+            unasked = []
+            if server.pace.is_silent:
+                unasked = list(server.waiting)
+                server.waiting.clear()
+            self._turns.append(server)
+            self._take_turns()
+        self._tell([Finding(each, failure=self._silence(server, each)) for each in unasked])
+
+    def _look(self, server: _Server, record: Record, look: _Look) -> Finding | None:
+        """What was found; None where the branch waits again, for a server that refused."""
+        try:
+            finding = _finding(record, self._migrator.versions(record.branch))
+        except BranchBusy as busy:
+            return self._refused(server, record, busy)
+        except Exception as error:
+            failure = self._migrator.failure(record.branch, error)
+            if failure.kind is FailureKind.UNREACHABLE:
+                limit = self._migrator.settings.run.connect_timeout
+                if time.monotonic() >= look.began + limit:
+                    with self._lock:
+                        server.pace.waited()
+                return Finding(record, failure=failure)
+            finding = Finding(record)
+        with self._lock:
+            server.pace.answered()
+        return finding
+
+    def _refused(self, server: _Server, record: Record, busy: BranchBusy) -> Finding | None:
+        """Too many connections: fewer from us, a little later."""
+        with self._lock:
+            if server.pace.refused(time.monotonic()):
+                return Finding(record, busy=busy.message)
+            server.waiting.append(record)
+        # The look is not over: so nobody else begins in its place.
+        self._ended.wait(_PAUSE)
+        return None
+
+    def _silence(self, server: _Server, record: Record) -> Failure:
+        limit = self._migrator.settings.run.connect_timeout
+        error = BranchUnreachable(
+            f"the server did not answer within {limit:g} s when it was asked for "
+            f"{server.pace.timed_out} other branches; for this one it was not asked again",
+            "look at the server, its network and firewalls",
+        )
+        return self._migrator.failure(record.branch, error)
+
+    def _ask_together(self, server: _Server) -> None:
+        """Once, when the server is known to answer: about all that wait, over one connection."""
+        with self._lock:
+            if server.asked_together or server.pace.timed_out or len(server.waiting) < 2:
+                return
+            server.asked_together = True
+            records = list(server.waiting)
+            server.waiting.clear()
+        found = self._migrator.versions_together([record.branch for record in records])
+        told = [_finding(r, found[r.branch.id]) for r in records if r.branch.id in found]
+        with self._lock:
+            server.waiting.extend(r for r in records if r.branch.id not in found)
+        self._tell(told)
+
+    def _watch(self) -> None:
+        """Let others begin beside looks that take long."""
+        while not self._ended.wait(_LONG / 4):
+            with self._lock:
+                late = time.monotonic() - _LONG
+                for look in self._looks:
+                    if not look.is_long and look.began < late and self._spare_threads():
+                        look.is_long = True
+                        self._room += 1
+                self._take_turns()
+
+    def _spare_threads(self) -> bool:
+        return len(self._looks) + self._room < _THREADS
+
+
+def _finding(record: Record, snapshot: Snapshot) -> Finding:
+    whole = snapshot.versioned and not snapshot.unfinished
+    return Finding(record, snapshot.heads if whole else None)

@@ -28,8 +28,8 @@ from ..model import (
 )
 from ..transitions import HeldBack
 from ..waves import Gate, name
-from .rows import Transaction
-from .tables import clock, rollouts, runs, states
+from .rows import Transaction, free
+from .tables import branches, clock, rollouts, runs, states
 
 _FAILED = (MigrationStatus.FAILED.value, MigrationStatus.MANUAL.value)
 
@@ -215,6 +215,15 @@ def _rollout(row: sa.Row[Any]) -> Rollout:
     )
 
 
+# Left in hand by a run that was killed, and then taken out by a person: nobody goes on with it.
+_FORSAKEN = sa.and_(
+    states.c.status == MigrationStatus.IN_PROGRESS.value,
+    free(),
+    sa.or_(
+        states.c.pinned == sa.true(),
+        states.c.branch_id.in_(sa.select(branches.c.id).where(branches.c.is_active == sa.false())),
+    ),
+)
 _COUNTED = (
     sa.select(
         states.c.wave,
@@ -222,7 +231,9 @@ _COUNTED = (
         sa.func.count().label("branches"),
         sa.func.max(states.c.last_attempt_at).label("last"),
     )
-    .where(states.c.rollout_id == sa.bindparam("of_rollout"), states.c.wave.is_not(None))
+    .where(
+        states.c.rollout_id == sa.bindparam("of_rollout"), states.c.wave.is_not(None), ~_FORSAKEN
+    )
     .group_by(states.c.wave, states.c.status)
 )
 

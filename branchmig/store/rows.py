@@ -28,6 +28,10 @@ _COLUMNS = {
 
 _NOW = sa.select(clock())
 
+# As attributes of the enums these would be looked up slowly, and they are for every branch.
+_PROVIDERS = {provider.value: provider for provider in Provider}
+_STATUSES = {status.value: status for status in MigrationStatus}
+
 
 def records() -> sa.Select[Any]:
     """Every branch with its state."""
@@ -41,7 +45,7 @@ def record(row: sa.Row[Any]) -> Record:
         id=row.id,
         code=row.code,
         name=row.name,
-        provider=Provider(row.provider),
+        provider=_PROVIDERS[row.provider],
         url=row.url,
         server=row.server,
         tags=row.tags,
@@ -52,7 +56,7 @@ def record(row: sa.Row[Any]) -> Record:
 
 def state(row: sa.Row[Any]) -> BranchState:
     return BranchState(
-        status=MigrationStatus(row.status),
+        status=_STATUSES[row.status],
         heads=row.heads,
         target=row.target,
         retry_count=row.retry_count,

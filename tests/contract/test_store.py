@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from clients import (
+    CLIENTS,
+    RUN,
+    OpenStore,
+    a_branch,
+    add,
+    at_once,
+    begin,
+    outcome,
+    state,
+    succeed,
+)
 
 from branchmig import transitions
 from branchmig.errors import (
@@ -24,41 +33,8 @@ from branchmig.model import (
     BranchState,
     Lease,
     MigrationStatus,
-    Outcome,
-    Provider,
-    Run,
-    Verdict,
 )
 from branchmig.store import Store
-
-OpenStore = Callable[[], Store]
-
-RUN = Run("run-1", "apply", "operator", "ada", "hopper", 42, "head")
-CLIENTS = 16
-
-
-def a_branch(number: int = 1, **fields: Any) -> Branch:
-    given = {
-        "id": f"00000000-0000-4000-8000-{number:012}",
-        "code": f"BR{number:03}",
-        "name": f"Branch {number}",
-        "provider": Provider.SQLITE,
-        "url": f"sqlite:///br{number}.db",
-    }
-    return Branch(**{**given, **fields})
-
-
-def add(store: Store, *branches: Branch) -> None:
-    for branch in branches:
-        store.add(branch, branch.url)
-
-
-def begin(state: BranchState, now: datetime) -> BranchState:
-    return transitions.begin(state, None, "head", now)
-
-
-def succeed(state: BranchState, now: datetime) -> BranchState:
-    return transitions.succeed(state, ("a1",), now)
 
 
 def acquire(store: Store, branch: Branch, owner: str = RUN.id, seconds: float = 600) -> Lease:
@@ -68,17 +44,6 @@ def acquire(store: Store, branch: Branch, owner: str = RUN.id, seconds: float = 
 def expired(store: Store, branch: Branch, owner: str = RUN.id) -> Lease:
     """A lease that has run out already."""
     return store.acquire(branch, owner, -1, begin)
-
-
-def state(store: Store, branch: Branch) -> BranchState:
-    return store.record(branch.code).state
-
-
-def outcome(branch: Branch) -> Outcome:
-    return Outcome(
-        branch, Verdict.MIGRATED, MigrationStatus.PENDING, (), ("a1",), ("a1",),
-        duration=timedelta(seconds=1.5),
-    )  # fmt: skip
 
 
 @pytest.fixture
@@ -383,19 +348,6 @@ def test_a_pin_set_while_the_branch_is_migrated_outlives_the_conclusion(
 
 
 # Many at once -------------------------------------------------------------------------------------
-
-
-def at_once(another_store: OpenStore, work: Callable[[Store, int], Any]) -> list[Any]:
-    """What `work` gives to each of many clients that begin together."""
-    stores = [another_store() for _ in range(CLIENTS)]
-    line = threading.Barrier(CLIENTS)
-
-    def client(number: int) -> Any:
-        line.wait()
-        return work(stores[number], number)
-
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        return list(pool.map(client, range(CLIENTS)))
 
 
 def test_of_many_at_once_one_gets_the_lease(

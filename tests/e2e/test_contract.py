@@ -68,6 +68,7 @@ REPORT = {
     "branchesFailed": int,
     "branchesSkipped": int,
     "runId": ID,
+    "rollout": NoneType,
     "branches": [OUTCOME],
 }
 ERROR = {"type": str, "message": str, "hint": str}
@@ -112,6 +113,8 @@ STATUS = BRANCH | {
     "targetMigration": TEXT_OR_NULL,
     "pinned": bool,
     "tags": [str],
+    "halted": bool,
+    "haltReason": TEXT_OR_NULL,
 }
 STEP = {
     "revision": str,

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from processes import until
 from scene import Scene
+from servers import Postgresql, private
 
 from branchmig.errors import BranchBusy, BranchUnreachable
 from branchmig.fleet.survey import Finding, Survey
 from branchmig.migrator import Migrator
-from branchmig.model import Branch, BranchState, Provider, Record, Snapshot
+from branchmig.model import Branch, BranchState, FailureKind, Provider, Record, Snapshot
 
 SERVERS = {"a": 40, "b": 40, "": 5}
 """Branches of each server; without a server they are files of this host."""
@@ -30,8 +34,9 @@ class Watched(Migrator):
         self.looking: Counter[str] = Counter()
         self.most: Counter[str] = Counter()
         self.looks = 0
+        self.refusals = 1
 
-    def look(self, branch: Branch) -> Snapshot:
+    def versions(self, branch: Branch) -> Snapshot:
         server = branch.server or ""
         with self.lock:
             self.looks += bool(server)
@@ -42,7 +47,8 @@ class Watched(Migrator):
             self.meeting.wait(30)
         with self.lock:
             self.looking[server] -= 1
-        if branch.code in ("a7", "3"):
+        if branch.code == "3" or (branch.code == "a7" and self.refusals):
+            self.refusals -= branch.code == "a7"
             raise BranchBusy("somebody writes")
         if branch.code == "a8":
             raise BranchUnreachable("nobody is there")
@@ -66,9 +72,9 @@ def test_every_branch_is_told_of_once_and_no_server_is_flooded(tmp_path: Path) -
     found: list[Finding] = []
     done = threading.Event()
 
-    def tell(finding: Finding) -> None:
+    def tell(findings: Sequence[Finding]) -> None:
         with migrator.lock:
-            found.append(finding)
+            found.extend(findings)
             if len(found) == len(records):
                 done.set()
 
@@ -78,11 +84,15 @@ def test_every_branch_is_told_of_once_and_no_server_is_flooded(tmp_path: Path) -
     survey.close()
     told = {finding.record.branch.code: (finding.heads, finding.busy) for finding in found}
     assert len(found) == len(told) == len(records)
-    # Of a server it means that all connections are taken: an attempt asks again.
-    assert (told["3"], told["a7"]) == ((None, "somebody writes"), (None, None))
-    assert told["a8"] == (None, None)
+    assert told["3"] == (None, "somebody writes")
     assert told["b9"] == (None, None)
-    assert {told["a1"], told["b7"], told["1"]} == {(("r1",), None)}
+    # Of a server being busy means that all its connections are taken: it was asked again.
+    assert {told["a1"], told["b7"], told["1"], told["a7"]} == {(("r1",), None)}
+    (unreachable,) = [finding for finding in found if finding.failure]
+    assert unreachable.record.branch.code == "a8"
+    assert unreachable.failure
+    assert unreachable.failure.kind is FailureKind.UNREACHABLE
+    assert unreachable.failure.message == "nobody is there"
     assert migrator.most == {"a": PER_SERVER, "b": PER_SERVER, "": 1}
 
 
@@ -93,7 +103,7 @@ def test_a_survey_that_is_closed_begins_no_further_look(tmp_path: Path) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
     class Held(Migrator):
-        def look(self, branch: Branch) -> Snapshot:
+        def versions(self, branch: Branch) -> Snapshot:
             begun.set()
             assert go_on.wait(30)
             return Snapshot(exists=False, versioned=False)
@@ -101,12 +111,12 @@ def test_a_survey_that_is_closed_begins_no_further_look(tmp_path: Path) -> None:
     found: list[Finding] = []
     migrator = Held(scene.settings)
     migrator.history()
-    survey = Survey(migrator, 1, found.append)
+    survey = Survey(migrator, 1, found.extend)
     survey.begin([Record(branch, BranchState())] * 10)
     assert begun.wait(30)
     closing = threading.Thread(target=survey.close)
     closing.start()
-    until(lambda: survey._ended, "the call of close")
+    until(survey._ended.is_set, "the call of close")
     assert closing.is_alive()  # it waits for the look under way
     go_on.set()
     closing.join(30)
@@ -117,7 +127,7 @@ def test_a_branch_with_a_revision_half_applied_is_not_taken_for_one_at_its_heads
     tmp_path: Path,
 ) -> None:
     class Unfinished(Migrator):
-        def look(self, branch: Branch) -> Snapshot:
+        def versions(self, branch: Branch) -> Snapshot:
             return Snapshot(exists=True, versioned=True, heads=("r1",), unfinished=True)
 
     scene = Scene(tmp_path)
@@ -125,8 +135,116 @@ def test_a_branch_with_a_revision_half_applied_is_not_taken_for_one_at_its_heads
     migrator = Unfinished(scene.settings)
     migrator.history()
     found: list[Finding] = []
-    survey = Survey(migrator, 1, found.append)
+    survey = Survey(migrator, 1, found.extend)
     survey.begin([Record(scene.branch, BranchState())])
     until(lambda: found, "the look")
     survey.close()
     assert found[0].heads is None
+
+
+# Servers in trouble -------------------------------------------------------------------------------
+
+
+def on_server(url: str, count: int) -> list[Record]:
+    """So many branches of one provider; they may share a database, which is only read."""
+    return [
+        Record(Branch(f"p{n}", f"P{n}", "", Provider.POSTGRESQL, url), BranchState())
+        for n in range(count)
+    ]
+
+
+def surveyed(scene: Scene, records: list[Record], per_server: int) -> dict[str, Finding]:
+    """What a survey tells of every branch, by code."""
+    migrator = Migrator(scene.settings)
+    for provider in {record.branch.provider for record in records}:
+        migrator.history(provider)
+    found: list[Finding] = []
+    survey = Survey(migrator, per_server, found.extend)
+    survey.begin(records)
+    until(lambda: len(found) == len(records), "the last branch", 60)
+    survey.close()
+    assert len({finding.record.branch.code for finding in found}) == len(records)
+    return {finding.record.branch.code: finding for finding in found}
+
+
+@contextmanager
+def silent_server() -> Iterator[tuple[int, list[socket.socket]]]:
+    """Takes connections and never says a word. Gives its port and what it has taken."""
+    taken: list[socket.socket] = []
+
+    def take() -> None:
+        while True:
+            try:
+                taken.append(listener.accept()[0])
+            except OSError:
+                return
+
+    with socket.create_server(("127.0.0.1", 0), backlog=200) as listener:
+        thread = threading.Thread(target=take, daemon=True)
+        thread.start()
+        try:
+            yield listener.getsockname()[1], taken
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
+            for connection in taken:
+                connection.close()
+
+
+def test_a_server_with_too_many_connections_fails_no_branch(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.revision("r1", "pass")
+    with private(Postgresql, "-c", "max_connections=8") as server:
+        url = server.url("few")
+        server.query("CREATE DATABASE few")
+        server.query("CREATE TABLE alembic_version (version_num text)", "few")
+        server.query("INSERT INTO alembic_version VALUES ('r1')", "few")
+        found = surveyed(scene, on_server(url, 100), per_server=32)
+    assert {finding.heads for finding in found.values()} == {("r1",)}
+
+
+def test_a_silent_server_is_asked_by_few_and_delays_no_other(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, connect_timeout=2)
+    scene.revision("r1", "pass")
+    good = [
+        Record(Branch(f"s{n}", f"S{n}", "", Provider.SQLITE, f"sqlite:///{n}.db"), BranchState())
+        for n in range(20)
+    ]
+    with silent_server() as (port, taken):
+        url = f"postgresql://u@127.0.0.1:{port}/d"
+        found = surveyed(scene, [*on_server(url, 200), *good], per_server=4)
+        asked = len(taken)
+    # Four at once, and those that began before the third of them had ended.
+    assert asked <= 10
+    silent = [finding for code, finding in found.items() if code.startswith("P")]
+    assert all(f.failure and f.failure.kind is FailureKind.UNREACHABLE for f in silent)
+    unasked = [f for f in silent if f.failure and "was not asked again" in f.failure.message]
+    assert len(unasked) == len(silent) - asked
+    assert not any(finding.failure for code, finding in found.items() if code.startswith("S"))
+
+
+def test_looks_that_wait_for_silent_servers_hold_up_nobody(tmp_path: Path) -> None:
+    """More silent servers than looks at once: all are asked before the first is given up."""
+    scene = Scene(tmp_path, connect_timeout=4)
+    scene.revision("r1", "pass")
+    most = 0
+    with silent_server() as (port, taken):
+        records = [
+            Record(
+                Branch(f"p{n}", f"P{n}", "", Provider.POSTGRESQL,
+                       f"postgresql://u@127.0.0.1:{port}/d{n}", server=f"server-{n}"),
+                BranchState(),
+            )
+            for n in range(200)
+        ]  # fmt: skip
+        migrator = Migrator(scene.settings)
+        migrator.history(Provider.POSTGRESQL)
+        found: list[Finding] = []
+        survey = Survey(migrator, 4, found.extend)
+        survey.begin(records)
+        until(lambda: found or len(taken) == len(records), "the last connection", 30)
+        most = len(taken) - len(found)
+        until(lambda: len(found) == len(records), "the last branch", 60)
+        survey.close()
+    assert most > 128
+    assert all(finding.failure for finding in found)
