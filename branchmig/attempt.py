@@ -348,8 +348,8 @@ def ended(
     if isinstance(found, NeedsPerson) or (work and work.keeps_unknown):
         # Of the latter another attempt would do again what was committed: nothing says what.
         kind = FailureKind.MANUAL
-    # A server that went away says nothing about the revision that it happened in.
-    revision = work.revision if work and kind is not FailureKind.UNREACHABLE else None
+    # A lost connection counts too: some revisions bring their server down.
+    revision = work.revision if work else None
     return replace(result, failure=replace(Failure.of(found, kind), revision=revision))
 
 

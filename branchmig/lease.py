@@ -88,8 +88,9 @@ class Tenure:
     def _granted(self, lease: Lease, deadline: float) -> Grant:
         fence = Fence()
         fence.extend(deadline)
-        fence.follow(self._state)
         self._renewal.add(lease, fence)
+        # Last: a stop that came before was told to those alone that were there.
+        fence.follow(self._state)
         return Grant(lease, fence)
 
     def give_back(self, concluded: Sequence[Conclusion]) -> tuple[BranchState | LeaseLost, ...]:

@@ -90,6 +90,9 @@ def fail(
     manual = manual or previous.status is MigrationStatus.MANUAL
     manual = manual or failure.kind is FailureKind.MANUAL
     counted = state if failure.revision else previous
+    if not failure.revision and previous.status is MigrationStatus.IN_PROGRESS:
+        # What a killed run had begun there is not known to have failed.
+        counted = _unmarked(previous)
     return replace(
         state,
         status=MigrationStatus.MANUAL if manual else MigrationStatus.FAILED,
@@ -126,35 +129,43 @@ def restore(state: BranchState, previous: BranchState, heads: Heads | None) -> B
         last_attempt_at=previous.last_attempt_at,
         error=previous.error,
         pinned=state.pinned or previous.pinned,
-        rollout=previous.rollout,
-        wave=previous.wave,
+        rollout=previous.rollout if status is previous.status else None,
+        wave=previous.wave if status is previous.status else None,
         failed_revision=previous.failed_revision,
     )
+
+
+def _unmarked(state: BranchState) -> BranchState:
+    """In no wave: its place is free for another branch."""
+    return replace(state, rollout=None, wave=None, failed_revision=None)
+
+
+def give_up(state: BranchState) -> BranchState:
+    """What was abandoned needs a person, and says so."""
+    return replace(state, status=MigrationStatus.MANUAL, next_attempt_at=None)
 
 
 def adopt(state: BranchState, heads: Heads, now: datetime) -> BranchState:
     """A baseline was set: what is still to be applied is for the next run to find."""
     return replace(
-        state,
+        _unmarked(state),
         status=MigrationStatus.PENDING,
         heads=heads,
         retry_count=0,
         next_attempt_at=None,
         last_attempt_at=now,
         error=None,
-        failed_revision=None,
     )
 
 
 def reset(state: BranchState) -> BranchState:
     """A person asked for another try: Pending, and every failure forgotten."""
     return replace(
-        state,
+        _unmarked(state),
         status=MigrationStatus.PENDING,
         retry_count=0,
         next_attempt_at=None,
         error=None,
-        failed_revision=None,
     )
 
 
@@ -197,3 +208,17 @@ def held_back(state: BranchState, now: datetime, policy: RetryPolicy) -> SkipRea
     if due is not None and due > now + DUE_TOLERANCE:
         return SkipReason.BACKOFF
     return None
+
+
+def why(state: BranchState, reason: SkipReason) -> str:
+    """A skip in words, for the report and the log."""
+    if reason is SkipReason.BACKOFF and state.next_attempt_at:
+        return (
+            f"failed {state.retry_count} time{'s' * (state.retry_count > 1)}, "
+            f"next attempt at {state.next_attempt_at:%H:%M:%SZ}"
+        )
+    if reason is SkipReason.MANUAL:
+        return f"needs a person after {state.retry_count} failed attempts: {state.error}"
+    if reason is SkipReason.LEASED:
+        return f"leased by another run until {state.lock_expires_at:%H:%M:%SZ}"
+    return "pinned at its revision"

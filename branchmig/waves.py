@@ -112,12 +112,11 @@ def name(wave: int) -> str:
 class Gate:
     """One rollout's rules, for whoever leases its branches.
 
-    `branches`: how many the rollout is for; `canaries`: ids of those that the first wave is made
-    of, None for any. `applied`: the revisions that a database at some heads has had.
+    `canaries`: ids of the branches that the first wave is made of, None for any. `applied`: the
+    revisions that a database at some heads has had.
     """
 
     rollout: str
-    branches: int
     waves: tuple[Wave, ...]
     soak: timedelta
     canaries: frozenset[str] | None

@@ -12,7 +12,8 @@ class Proxy:
     """Passes bytes on, and cuts each connection once `limit` of them have come from the server.
 
     `silent`: it keeps the connection open instead, and passes nothing on any more. `most` is the
-    largest number of bytes that one connection has got.
+    largest number of bytes that one connection has got; `answers` is how often the server has
+    begun to speak, at first or after the client: round trips, where one connection is open.
     """
 
     def __init__(self, port: int, limit: int | None = None, *, silent: bool = False) -> None:
@@ -24,12 +25,15 @@ class Proxy:
         self._lock = threading.Lock()
         self.port = int(self._listener.getsockname()[1])
         self.most = 0
+        self.answers = 0
+        self._asked = False
 
     def run(self) -> None:
         """Serve until `stop`."""
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                self._asked = True
                 server = socket.create_connection(("127.0.0.1", self._server))
                 for end in (client, server):
                     self._open.callback(_end, end)
@@ -39,6 +43,8 @@ class Proxy:
     def _up(self, client: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
             while data := client.recv(65536):
+                with self._lock:
+                    self._asked = True
                 server.sendall(data)
         _end(server)
 
@@ -48,6 +54,9 @@ class Proxy:
             while data := server.recv(65536):
                 if self._limit is not None:
                     data = data[: self._limit - passed]
+                with self._lock:
+                    self.answers += self._asked
+                    self._asked = False
                 client.sendall(data)
                 passed += len(data)
                 with self._lock:

@@ -255,7 +255,7 @@ def gate(waves: tuple[Wave, ...] = CANARY_OF_TEN, canaries: Iterable[str] | None
     def applied(heads: Heads) -> tuple[str, ...]:
         return history[: max((history.index(head) + 1 for head in heads), default=0)]
 
-    return Gate("r1", 300, waves, NO_SOAK, chosen, applied)
+    return Gate("r1", waves, NO_SOAK, chosen, applied)
 
 
 def a_branch(number: int) -> Branch:

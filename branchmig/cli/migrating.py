@@ -334,21 +334,14 @@ def resume(session: Session) -> None:
     with session.writing("resume") as manager, recorded(manager) as end:
         resumed = manager.store.rollouts.resume(manager.run.actor)
         end(0)
-    targets = ", ".join(rollout.target for rollout in resumed)
     session.tell(
         lambda: {
             "success": True,
-            "count": len(resumed),
-            "rollouts": [
-                {
-                    "rolloutId": rollout.id,
-                    "target": rollout.target,
-                    "haltReason": rollout.halt_reason,
-                }
-                for rollout in resumed
-            ],
+            "rolloutId": resumed.id if resumed else None,
+            "target": resumed.target if resumed else None,
+            "haltReason": resumed.halt_reason if resumed else None,
         },
-        f"The rollout of {targets} goes on with the next apply-all."
+        f"The rollout of {resumed.target} goes on with the next apply-all."
         if resumed
         else "No rollout is halted.",
     )

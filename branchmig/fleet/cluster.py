@@ -7,10 +7,9 @@ its worker dies: the branch's own lock and its version table make that as safe a
 
 from __future__ import annotations
 
-import queue
+import os
 import threading
 import time
-from collections import defaultdict
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -18,11 +17,11 @@ from functools import partial
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from ..config import Settings
-from ..errors import DriverMissing, ExecutorLost, HistoryError, UsageError
+from ..config import HeadOfficeSettings, Settings
+from ..errors import DriverMissing, ExecutorLost, HistoryError, UsageError, WorkerDied
 from ..fence import Fence, Fencing, clock
 from ..migrator import Migrator
-from ..model import Attempt, Failure, Provider, Task
+from ..model import Attempt, Failure, Provider, SkipReason, Task
 
 _LOOK = 1.0
 """Seconds between two looks at whether the cluster still has workers."""
@@ -47,8 +46,10 @@ class Cluster:
                 "pip install 'branchmig[dask]'",
             ) from None
         self._address = address
-        self._settings = settings
+        # Of HeadOffice its workers need to know nothing.
+        self._settings = settings.model_copy(update={"headoffice": HeadOfficeSettings()})
         self._run = run
+        self._content = ""
         self._patience = settings.run.connect_timeout
         try:
             self._client = Client(address, timeout=self._patience, set_as_default=False)
@@ -58,7 +59,8 @@ class Cluster:
                 "is it running, and is its address right?",
             ) from error
         self._executor = self._client.get_executor(pure=False, retries=0)
-        self._told: queue.SimpleQueue[tuple[str, Fencing]] = queue.SimpleQueue()
+        self._news: dict[str, Fencing] = {}
+        self._is_news = threading.Event()
         self._open: dict[Future[Attempt], None] = {}
         self._lost = False
         self._closed = threading.Event()
@@ -75,9 +77,9 @@ class Cluster:
         provider = next((kind for kind in Provider if migrator.knows(kind)), None)
         if provider is None:
             return
-        content = migrator.history(provider).content
+        self._content = migrator.history(provider).content
         found = self._client.run(_content, self._run, self._settings, provider, on_error="return")
-        strange = sorted(worker for worker, theirs in found.items() if theirs != content)
+        strange = sorted(worker for worker, theirs in found.items() if theirs != self._content)
         if strange:
             raise HistoryError(
                 f"the scripts of these Dask workers differ from those of this host: "
@@ -87,16 +89,23 @@ class Cluster:
 
     def submit(self, task: Task, fence: Fence) -> Future[Attempt]:
         """Raises ExecutorLost once the cluster has no workers any more."""
-        if self._lost:
-            raise self._without_workers()
         stack = ExitStack()
+        state = fence.state
         # First, so that a change while the task is on its way is told as well.
-        stack.enter_context(fence.watched(partial(self._tell, task.branch.id)))
-        state = _relative(fence.state)
-        theirs = self._executor.submit(attempt, self._run, self._settings, task, state)
+        stack.enter_context(fence.watched(partial(self._tell, task.branch.id, state)))
         # Ours: Dask's own stays open for ever once there is no worker.
         future: Future[Attempt] = Future()
         self._open[future] = None
+        try:
+            if self._lost:
+                raise self._without_workers()
+            theirs = self._executor.submit(
+                attempt, self._run, self._settings, self._content, task, _relative(state)
+            )
+        except Exception as error:
+            self._open.pop(future, None)
+            stack.close()
+            raise self._gone(error) from error
         theirs.add_done_callback(partial(self._end_task, future, stack))
         return future
 
@@ -107,7 +116,23 @@ class Cluster:
         try:
             future.set_result(theirs.result())
         except BaseException as error:
-            future.set_exception(error)
+            if type(error).__name__ == "KilledWorker":
+                died = WorkerDied(
+                    "every Dask worker that migrated the branch was killed or crashed",
+                    "look at the workers' logs and at the revision in hand",
+                )
+                future.set_result(Attempt(failure=Failure.of(died)))
+            else:
+                # The connection is gone, and the work perhaps goes on.
+                future.set_exception(self._gone(error))
+
+    def _gone(self, error: BaseException) -> ExecutorLost:
+        if isinstance(error, ExecutorLost):
+            return error
+        return ExecutorLost(
+            f"the Dask cluster {self._address} was lost: {type(error).__name__} {error}",
+            "what was in hand goes on from where it stands once its lease has run out",
+        )
 
     def close(self) -> None:
         self._executor.shutdown(wait=not self._lost)
@@ -119,20 +144,25 @@ class Cluster:
 
     def _workers(self) -> int:
         """How many there are; none where the scheduler does not answer."""
-        try:
+        # A client that lost its scheduler raises all sorts of things.
+        with suppress(Exception):
             return len(self._client.ncores())
-        except (OSError, TimeoutError):
-            return 0
+        return 0
 
-    def _tell(self, branch_id: str, state: Fencing) -> None:
+    def _tell(self, branch_id: str, known: Fencing, state: Fencing) -> None:
         # Whoever tells of a fence must not wait for a network.
-        self._told.put((branch_id, state))
+        if state != known:
+            self._news[branch_id] = state
+            self._is_news.set()
 
     def _pass_on(self) -> None:
-        while True:
-            branch_id, state = self._told.get()
-            with suppress(OSError, TimeoutError):
-                self._client.run(obey, branch_id, _relative(state), on_error="ignore")
+        """Of each branch the latest, however long a message takes."""
+        while self._is_news.wait():
+            self._is_news.clear()
+            while self._news:
+                with suppress(Exception):
+                    branch_id, state = self._news.popitem()
+                    self._client.run(obey, branch_id, _relative(state), on_error="ignore")
 
     def _watch_workers(self) -> None:
         """A task without a worker would be waited for without an end."""
@@ -184,17 +214,21 @@ def _absolute(state: Fencing) -> Fencing:
 _one_at_a_time = threading.Lock()
 """Alembic keeps its context in globals of the process; Dask may give a worker several threads."""
 
-_fences: defaultdict[str, Fence] = defaultdict(Fence)
+_fences: dict[str, Fence] = {}
 _migrators: dict[str, Migrator] = {}
 
 
-def attempt(run: str, settings: Settings, task: Task, state: Fencing) -> Attempt:
-    """Have one branch migrated by this process."""
-    fence = _fences[task.branch.id]
+def attempt(run: str, settings: Settings, content: str, task: Task, state: Fencing) -> Attempt:
+    """Have one branch migrated by this process, if its scripts are those that are meant."""
+    fence = _fences.setdefault(task.branch.id, Fence())
     fence.become(_absolute(state))
     with _one_at_a_time:
         try:
-            return _migrator(run, settings).attempt(task, fence)
+            migrator = _migrator(run, settings)
+            if migrator.history(task.branch.provider).content != content:
+                why = f"the scripts on {os.uname().nodename} are not those of this run"
+                return Attempt(skip=SkipReason.BUSY, reason=why)
+            return migrator.attempt(task, fence)
         except BaseException as error:
             return Attempt(failure=Failure.of(error))
         finally:
@@ -203,8 +237,9 @@ def attempt(run: str, settings: Settings, task: Task, state: Fencing) -> Attempt
 
 def obey(branch_id: str, state: Fencing) -> None:
     """Pass on what the parent says of a branch, wherever it is."""
-    if branch_id in _fences:
-        _fences[branch_id].become(_absolute(state))
+    fence = _fences.get(branch_id)
+    if fence:
+        fence.become(_absolute(state))
 
 
 def _content(run: str, settings: Settings, provider: Provider) -> str:

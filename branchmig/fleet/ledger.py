@@ -60,14 +60,14 @@ class Ledger:
             return 0.0
         return max(0.0, self._since + _AGE - time.monotonic())
 
-    def write(self) -> list[Outcome]:
+    def write(self, *, patient: bool) -> list[Outcome]:
         """Write what there is; the outcomes with the statuses that they led to.
 
-        HeadOffice is given a while to come back where it is away. Raises StoreError that says what
-        landed and is not recorded.
+        `patient`: HeadOffice is given a while to come back where it is away. Raises StoreError that
+        says what landed and is not recorded.
         """
         entries, self._entries = self._entries, []
-        end = time.monotonic() + self._patience
+        end = time.monotonic() + (self._patience if patient else 0)
         while entries:
             try:
                 states = self._tenure.give_back([entry.conclusion for entry in entries])

@@ -34,7 +34,8 @@ def joined(manager: BranchMigrationManager, everyone: Sequence[Record], target: 
         canaries = frozenset(
             record.branch.id
             for record in active
-            if rules.canary in record.branch.tags and _is_to_come(record, heads, rollout.id)
+            if rules.canary in record.branch.tags
+            and _is_to_come(record, history, target, rollout.id)
         )
         first = len(canaries)
     else:
@@ -46,10 +47,10 @@ def joined(manager: BranchMigrationManager, everyone: Sequence[Record], target: 
         # Some branch may stand where only a newer history, or another tool, knows its way.
         return history.applied(heads) if history.knows(heads) else ()
 
-    return Gate(rollout.id, len(active), waves, soak, canaries, applied)
+    return Gate(rollout.id, waves, soak, canaries, applied)
 
 
-def _is_to_come(record: Record, heads: Heads, rollout: str) -> bool:
+def _is_to_come(record: Record, history: History, target: str, rollout: str) -> bool:
     """Whether a tagged branch has a part in the canary: it has been there, or has still to go.
 
     What is left alone until a person comes would hold the canary up for ever.
@@ -57,8 +58,9 @@ def _is_to_come(record: Record, heads: Heads, rollout: str) -> bool:
     state = record.state
     if state.rollout == rollout:
         return True
-    left_alone = state.pinned or state.status is MigrationStatus.MANUAL
-    return state.heads != heads and not left_alone
+    if state.pinned or state.status is MigrationStatus.MANUAL or not history.knows(state.heads):
+        return False
+    return bool(history.steps(state.heads, target))
 
 
 def _refuse_outdated(manager: BranchMigrationManager, history: History) -> None:
@@ -67,7 +69,7 @@ def _refuse_outdated(manager: BranchMigrationManager, history: History) -> None:
     After a halt they may be the mended ones, from which a revision was taken out.
     """
     latest = manager.store.rollouts.latest()
-    if latest is None or latest.halted_at or history.knows(latest.heads):
+    if latest is None or latest.is_halted or history.knows(latest.heads):
         return
     raise HistoryError(
         f"the rollout of {latest.target} is under way, which the scripts of this host do not know",

@@ -159,23 +159,22 @@ class Survey:
             self._looks.add(look)
         try:
             finding = self._look(server, record, look)
-        except Exception as error:
-            finding = _unknown(record, error)
-        if finding:
-            self._tell([finding])
-            if not finding.failure:
-                self._ask_together(server)
-        with self._lock:
-            self._looks.discard(look)
-            self._room += not look.is_long
-            server.pace.end()
-            unasked = []
-            if server.pace.is_silent:
-                unasked = list(server.waiting)
-                server.waiting.clear()
-            self._turns.append(server)
-            self._take_turns()
-        self._tell([Finding(each, failure=self._silence(server, each)) for each in unasked])
+            if finding:
+                self._tell([finding])
+                if not finding.failure:
+                    self._ask_together(server)
+        finally:
+            with self._lock:
+                self._looks.discard(look)
+                self._room += not look.is_long
+                server.pace.end()
+                unasked = []
+                if server.pace.is_silent:
+                    unasked = list(server.waiting)
+                    server.waiting.clear()
+                self._turns.append(server)
+                self._take_turns()
+            self._tell([Finding(each, failure=self._silence(server, each)) for each in unasked])
 
     def _look(self, server: _Server, record: Record, look: _Look) -> Finding | None:
         """What was found; None where the branch waits again, for a server that refused."""
@@ -184,7 +183,7 @@ class Survey:
         except BranchBusy as busy:
             return self._refused(server, record, busy)
         except Exception as error:
-            failure = self._migrator.failure(record.branch, error)
+            failure = self._failure(record, error)
             if failure.kind is FailureKind.UNREACHABLE:
                 limit = self._migrator.settings.run.connect_timeout
                 if time.monotonic() >= look.began + limit:
@@ -195,6 +194,13 @@ class Survey:
         with self._lock:
             server.pace.answered()
         return finding
+
+    def _failure(self, record: Record, error: Exception) -> Failure:
+        try:
+            return self._migrator.failure(record.branch, error)
+        except Exception as fault:
+            # Ours: the attempt meets it again and tells of it.
+            return Failure.of(fault)
 
     def _refused(self, server: _Server, record: Record, busy: BranchBusy) -> Finding | None:
         """Too many connections: fewer from us, a little later."""
@@ -213,7 +219,7 @@ class Survey:
             f"{server.pace.timed_out} other branches; for this one it was not asked again",
             "look at the server, its network and firewalls",
         )
-        return self._migrator.failure(record.branch, error)
+        return self._failure(record, error)
 
     def _ask_together(self, server: _Server) -> None:
         """Once, when the server is known to answer: about all that wait, over few connections."""

@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 import threading
-from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -71,7 +70,8 @@ class Worker:
                 self.close()
                 return Attempt(failure=Failure.of(WorkerDied(f"no worker process: {error}")))
         died = WorkerDied(
-            f"the process that migrated {task.branch.code} was killed or crashed",
+            # Without its code: one error in several branches is to be seen as one.
+            "the process that migrated the branch was killed or crashed",
             "look at the kernel log (out of memory?) and at the revision in hand",
         )
         return Attempt(failure=Failure.of(died))
@@ -131,7 +131,7 @@ def _start_fork_server() -> None:
 
 _migrator: Migrator
 _control: Connection
-_fences: defaultdict[str, Fence] = defaultdict(Fence)
+_fences: dict[str, Fence] = {}
 """By branch, since the pipe may be quicker than the task, and bring the last branch's late."""
 
 
@@ -153,7 +153,7 @@ def _obey(control: Connection) -> None:
     while True:
         try:
             branch_id, state = control.recv()
-            _fences[branch_id].become(state)
+            _fences.setdefault(branch_id, Fence()).become(state)
         except (EOFError, OSError):
             # The parent closed the pipe when we are idle, or died. Either way nobody is left to
             # take a result: end here, as if killed; the branch is whole after any kill.
@@ -162,7 +162,7 @@ def _obey(control: Connection) -> None:
 
 def _attempt(task: Task, state: Fencing) -> Attempt:
     _control.send(True)
-    fence = _fences[task.branch.id]
+    fence = _fences.setdefault(task.branch.id, Fence())
     fence.become(state)
     try:
         return _migrator.attempt(task, fence)

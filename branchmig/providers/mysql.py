@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -45,7 +44,10 @@ from .connections import (
 )
 from .journal import Journal
 from .marks import TABLE as JOURNAL
+from .mysql_driver import connection_class, keep_alive
+from .mysql_errors import meaning, number_of
 from .mysql_language import MysqlLanguage
+from .mysql_look import JOURNAL_ALONE, TABLES, look, look_together, qualified
 from .mysql_statements import quoted
 from .protocol import Capabilities, Limits
 
@@ -57,98 +59,9 @@ _IDLE = 3600
 """Seconds after which the server ends a session that asks nothing, and with it its lock: a client
 whose host lost power says no good-bye."""
 
-_KEEPALIVE = {
-    "TCP_KEEPIDLE": 30,
-    "TCP_KEEPINTVL": 10,
-    "TCP_KEEPCNT": 3,
-    "TCP_USER_TIMEOUT": 60_000,
-}
-"""A half-open connection is found out within a minute (tcp(7))."""
-
 _FLAGS = ("ssl_disabled", "ssl_verify_cert", "ssl_verify_identity")
 
 _NO_ANSWER = 2013
-
-_BUSY, _TRANSIENT = FailureKind.BUSY, FailureKind.TRANSIENT
-_UNREACHABLE, _PERMANENT = FailureKind.UNREACHABLE, FailureKind.PERMANENT
-
-_FULL = ("the server's disk is full", "free some space; what landed before is journaled")
-_LOST = ("the connection broke", "look at network, proxies and the server's log")
-_NO_RIGHT = ("the account lacks a right", "grant what the message names")
-_NOT_THERE = ("the server cannot be reached", "look at host, port, network and the server")
-_READ_ONLY = ("the server is read-only", "is it a replica? Name the primary in the branch's URL")
-_REFUSED = ("the login is refused", "look at user, password and the accounts of the server")
-_SHUT_DOWN = ("the server was shut down", "start it; what landed before is journaled")
-_TOO_LONG = ("the statement ran longer than allowed", "look at [run] statement_timeout")
-_TOO_MANY = ("the server has too many connections", "the run goes slower and comes back")
-
-_ERRORS: dict[int, tuple[FailureKind, str, str]] = {
-    1040: (_BUSY, *_TOO_MANY),
-    1203: (_BUSY, *_TOO_MANY),
-    1226: (_BUSY, *_TOO_MANY),
-    1205: (_TRANSIENT, "a lock was not to be had in time",
-           "somebody uses the table; the run comes back"),
-    1213: (_TRANSIENT, "a deadlock was broken", "the run comes back"),
-    1020: (_TRANSIENT, "a row changed under the transaction", "the run comes back"),
-    1412: (_TRANSIENT, "a table changed under the transaction", "the run comes back"),
-    3572: (_TRANSIENT, "a lock was not to be had at once", "the run comes back"),
-    0: (_UNREACHABLE, *_LOST),
-    2002: (_UNREACHABLE, *_NOT_THERE),
-    2003: (_UNREACHABLE, *_NOT_THERE),
-    2005: (_UNREACHABLE, *_NOT_THERE),
-    2006: (_UNREACHABLE, *_LOST),
-    2012: (_UNREACHABLE, *_LOST),
-    2013: (_UNREACHABLE, *_LOST),
-    2014: (_UNREACHABLE, *_LOST),
-    2026: (_UNREACHABLE, "TLS could not be agreed on", "look at ssl_ca and the server's TLS"),
-    2055: (_UNREACHABLE, *_LOST),
-    1152: (_UNREACHABLE, *_LOST),
-    1158: (_UNREACHABLE, *_LOST),
-    1159: (_UNREACHABLE, *_LOST),
-    1160: (_UNREACHABLE, *_LOST),
-    1161: (_UNREACHABLE, *_LOST),
-    1927: (_UNREACHABLE, "the connection was killed", "somebody ended it at the server"),
-    1053: (_UNREACHABLE, *_SHUT_DOWN),
-    1077: (_UNREACHABLE, *_SHUT_DOWN),
-    1079: (_UNREACHABLE, *_SHUT_DOWN),
-    1129: (_UNREACHABLE, "the server blocks this host", "FLUSH HOSTS, then look for the cause"),
-    1130: (_UNREACHABLE, "the server lets nobody in from this host", "look at its accounts"),
-    1045: (_UNREACHABLE, *_REFUSED),
-    1698: (_UNREACHABLE, *_REFUSED),
-    1862: (_UNREACHABLE, "the password has expired", "set a new one"),
-    3118: (_UNREACHABLE, "the account is locked", "unlock it"),
-    4151: (_UNREACHABLE, "the account is locked", "unlock it"),
-    1044: (_PERMANENT, "the account has no right on this database",
-           "grant it, with CREATE where it is to be made"),
-    1142: (_PERMANENT, *_NO_RIGHT),
-    1143: (_PERMANENT, *_NO_RIGHT),
-    1227: (_PERMANENT, *_NO_RIGHT),
-    1370: (_PERMANENT, *_NO_RIGHT),
-    1419: (_PERMANENT, *_NO_RIGHT),
-    1049: (_PERMANENT, "the database does not exist",
-           "create it, or let branchmig: create_databases"),
-    1290: (_PERMANENT, *_READ_ONLY),
-    1792: (_PERMANENT, "the session may only read", "nothing was written"),
-    1836: (_PERMANENT, *_READ_ONLY),
-    1021: (_PERMANENT, *_FULL),
-    1114: (_PERMANENT, *_FULL),
-    1026: (_PERMANENT, *_FULL),
-    1317: (_PERMANENT, "the statement was interrupted", "look who sent KILL QUERY"),
-    1969: (_PERMANENT, *_TOO_LONG),
-    3024: (_PERMANENT, *_TOO_LONG),
-}  # fmt: skip
-"""By error number (https://mariadb.com/kb/en/mariadb-error-codes/, MySQL's from 3000 on)."""
-
-
-def _plain(column: str) -> str:
-    """A text in one collation, so that names and versions can be rows of one answer."""
-    return f"CONVERT({column} USING utf8mb4) COLLATE utf8mb4_bin"
-
-
-_TABLES = (
-    f"SELECT false, {_plain('table_name')} FROM information_schema.tables "
-    "WHERE table_schema = DATABASE() AND table_type IN ('BASE TABLE', 'SYSTEM VERSIONED')"
-)
 
 _MULTI_STATEMENTS = 1 << 16
 """The protocol's flag for several statements at once; only a look sets it."""
@@ -169,7 +82,6 @@ class MysqlStrategy:
 
     def __init__(self, limits: Limits, folder: Path) -> None:
         self._limits = limits
-        self._contexts: dict[str, Any] = {}
         self._dialects: dict[str, sa.Dialect] = {}
         self._galera: dict[tuple[Any, ...], bool] = {}
 
@@ -197,10 +109,18 @@ class MysqlStrategy:
     # Looking ----------------------------------------------------------------------------------
 
     def inspect(self, url: str, version_table: VersionTable) -> Snapshot:
+        return self._look(url, version_table, TABLES)
+
+    def versions(self, url: str, version_table: VersionTable) -> Snapshot:
+        return replace(self._look(url, version_table, JOURNAL_ALONE), tables=frozenset())
+
+    def _look(self, url: str, version_table: VersionTable, tables: str) -> Snapshot:
+        address = self._url(url)
         try:
-            if self._url(url).drivername.endswith("+pymysql"):
-                with closing(self._reader(url)) as driver, closing(driver.cursor()) as cursor:
-                    return self._looked(cursor, version_table)
+            if address.drivername.endswith("+pymysql"):
+                with closing(self._reader(address)) as driver, closing(driver.cursor()) as cursor:
+                    begin = f"{self._begin(driver)}; START TRANSACTION READ ONLY"
+                    return look(cursor, begin, tables, version_table)
             with self._one(url, read_only=True) as connection:
                 return self.read(connection, version_table)
         except DatabaseMissing:
@@ -215,10 +135,44 @@ class MysqlStrategy:
                 return Snapshot(exists=False, versioned=False)
             raise found from error
 
-    def _reader(self, url: str) -> Any:
+    def versions_together(
+        self, urls: Sequence[str], version_table: VersionTable
+    ) -> Mapping[str, Snapshot]:
+        found: dict[str, Snapshot] = {}
+        if version_table.schema:
+            return found
+        for server, databases in self._accounts(urls).items():
+            if len(databases) < 2:
+                continue
+            try:
+                with closing(self._reader(server)) as driver, closing(driver.cursor()) as cursor:
+                    begin = f"{self._begin(driver)}; SET SESSION TRANSACTION READ ONLY"
+                    told = look_together(cursor, begin, tuple(databases), version_table)
+            except Exception as error:
+                if not isinstance(error, BranchmigError) and not self.is_own(error):
+                    raise
+                continue  # each is asked by itself, and tells what is wrong
+            found.update((url, told[name]) for name in told for url in databases[name])
+        return found
+
+    def _accounts(self, urls: Sequence[str]) -> dict[URL, dict[str, list[str]]]:
+        """URLs by their database's name, by what else they say: those that one login may serve."""
+        accounts: dict[URL, dict[str, list[str]]] = {}
+        for url in urls:
+            with suppress(UsageError):
+                address = self._url(url)
+                if address.drivername.endswith("+pymysql") and address.database:
+                    databases = accounts.setdefault(address.set(database=""), {})
+                    databases.setdefault(address.database, []).append(url)
+        return accounts
+
+    def _begin(self, driver: Any) -> str:
+        """What a look says before its question, in the same round trip."""
+        return f"SET NAMES {driver.charset}; {self._settings(driver)}"
+
+    def _reader(self, address: URL) -> Any:
         """A connection of the driver's, set up as an engine would, in autocommit: an engine asks
         the server half a dozen questions of its own first."""
-        address = self._url(url)
         if address.drivername not in self._dialects:
             try:
                 self._dialects[address.drivername] = dialect_with_driver(address)
@@ -232,30 +186,9 @@ class MysqlStrategy:
                 autocommit=True,
                 client_flag=options.get("client_flag", 0) | _MULTI_STATEMENTS,
             )
-            driver = self._open(dialect, None, arguments, options) or dialect.connect(
-                *arguments, **options
-            )
+            driver = self._logged_in(dialect, arguments, options, looking=True)
         self._be_patient(driver, False)
         return driver
-
-    def _looked(self, cursor: Any, version_table: VersionTable) -> Snapshot:
-        """In one round trip, if there is a version table and no journal."""
-        begin = f"{self._settings(cursor.connection)}; START TRANSACTION READ ONLY"
-        versions = f"SELECT true, {_plain('version_num')} FROM {_qualified(version_table)}"
-        try:
-            rows = _last_rows(cursor, f"{begin}; {_TABLES} UNION ALL {versions}")
-            versioned = True
-        except Exception as error:
-            if _number(error) not in (1146, 1049):
-                raise
-            rows = _last_rows(cursor, f"{begin}; {_TABLES}")
-            versioned = False
-        heads = sorted(name for is_version, name in rows if is_version)
-        tables = {name for is_version, name in rows if not is_version}
-        journaled = JOURNAL in tables
-        unfinished = journaled and bool(_last_rows(cursor, f"SELECT 1 FROM {JOURNAL} LIMIT 1"))
-        others = frozenset(tables - {version_table.name, JOURNAL})
-        return Snapshot(True, versioned, tuple(heads), others, journaled, unfinished)
 
     def read(self, connection: sa.Connection, version_table: VersionTable) -> Snapshot:
         with own_transaction(connection):
@@ -269,11 +202,11 @@ class MysqlStrategy:
                 connection.exec_driver_sql(f"SELECT 1 FROM {JOURNAL} LIMIT 1").first()
             )
             tables = frozenset(present - {version_table.name, JOURNAL})
-            name = _qualified(version_table)
+            name = qualified(version_table)
             try:
                 rows = connection.exec_driver_sql(f"SELECT version_num FROM {name}").scalars()
             except sa.exc.DBAPIError as error:
-                if _number(error) not in (1146, 1049):
+                if number_of(error) not in (1146, 1049):
                     raise
                 return Snapshot(True, False, (), tables, journaled, unfinished)
             return Snapshot(True, True, tuple(sorted(rows)), tables, journaled, unfinished)
@@ -293,14 +226,6 @@ class MysqlStrategy:
         return tuple(name for name in required if name.lower() not in known)
 
     # Opening ----------------------------------------------------------------------------------
-
-    def versions(self, url: str, version_table: VersionTable) -> Snapshot:
-        return self.inspect(url, version_table)
-
-    def versions_together(
-        self, urls: Sequence[str], version_table: VersionTable
-    ) -> Mapping[str, Snapshot]:
-        return {}
 
     def create(self, url: str) -> None:
         name = self._url(url).database or ""
@@ -368,7 +293,13 @@ class MysqlStrategy:
         return max(1, round(self._limits.connect_timeout))
 
     def _open(self, dialect: sa.Dialect, _: Any, arguments: Any, options: Any) -> Any:
-        """Complete what the driver is given. PyMySQL's connection is made here, to share TLS."""
+        return self._logged_in(dialect, arguments, options)
+
+    def _logged_in(
+        self, dialect: sa.Dialect, arguments: Any, options: Any, *, looking: bool = False
+    ) -> Any:
+        """Complete what the driver is given. PyMySQL's connection is made here, to share TLS;
+        None: another driver makes its own."""
         options.setdefault("charset", "utf8mb4")
         if dialect.driver != "pymysql":
             return None
@@ -383,7 +314,7 @@ class MysqlStrategy:
             options["password"] = options["password"].encode()
         module: Any = dialect.loaded_dbapi
         try:
-            return _sharing_tls(module.connections.Connection, self._contexts)(
+            return connection_class(module.connections.Connection, looking=looking)(
                 *arguments, **options
             )
         except module.err.OperationalError as error:
@@ -425,7 +356,7 @@ class MysqlStrategy:
             cursor.execute(self._settings(driver))
             if read_only:
                 cursor.execute("SET SESSION TRANSACTION READ ONLY")
-        _keep_alive(driver)
+        keep_alive(driver)
         self._be_patient(driver, False)
 
     def _be_patient(self, driver: Any, patient: bool) -> None:
@@ -564,18 +495,17 @@ class MysqlStrategy:
             return FailureKind.BUSY
         if isinstance(error, BranchUnreachable):
             return FailureKind.UNREACHABLE
-        number = _number(error)
-        return FailureKind.PERMANENT if number is None else _ERRORS.get(number, (_PERMANENT,))[0]
+        return meaning(error)[0]
 
     def explain(self, error: BaseException, url: str) -> BranchmigError:
         if isinstance(error, BranchmigError):
             return error
-        number = _number(error)
+        number = number_of(error)
         arguments = cause(error).args
         # The driver's own text is a tuple's: number and words.
         said = f"{number}: {arguments[1]}" if number and len(arguments) > 1 else str(cause(error))
         said = " ".join(said.split())
-        kind, sentence, hint = _ERRORS.get(-1 if number is None else number, (_PERMANENT, "", None))
+        kind, sentence, hint = meaning(error)
         said = f"{sentence} ({said})" if sentence else said
         text = mask(f"{self._where(url)}: {said}")
         if number == 1049:
@@ -591,22 +521,9 @@ class MysqlStrategy:
         return f"{given.host or 'the local server'}/{given.database or ''}"
 
 
-def _last_rows(cursor: Any, statements: str) -> list[Any]:
-    """The rows of the last of several statements."""
-    cursor.execute(statements)
-    while cursor.nextset():
-        pass
-    return list(cursor.fetchall())
-
-
 def _database(connection: sa.Connection) -> str:
     """The server's name for the database of a connection, asked when that was made."""
     return str(connection.dialect.default_schema_name)
-
-
-def _qualified(table: VersionTable) -> str:
-    name = quoted(table.name)
-    return f"{quoted(table.schema)}.{name}" if table.schema else name
 
 
 def _driver_missing(error: ImportError) -> DriverMissing:
@@ -614,45 +531,3 @@ def _driver_missing(error: ImportError) -> DriverMissing:
         f"the driver for MySQL and MariaDB is not installed: {error.name}",
         "pip install 'branchmig[mysql]'",
     )
-
-
-def _sharing_tls(kind: Any, contexts: dict[str, Any]) -> Any:
-    """PyMySQL's connection, with one TLS context for all that are set up alike.
-
-    It makes a new one for each connection, even to a server without TLS, and loads the system's
-    certificates into it: 35 ms.
-    """
-
-    class Connection(kind):  # type: ignore[misc]
-        def _create_ssl_ctx(self, options: Any) -> Any:
-            if not isinstance(options, dict):
-                return options
-            key = repr(sorted(options.items()))
-            if key not in contexts:
-                contexts[key] = super()._create_ssl_ctx(options)
-            return contexts[key]
-
-    return Connection
-
-
-def _keep_alive(driver: Any) -> None:
-    fileno = getattr(driver, "fileno", None) or getattr(
-        getattr(driver, "_sock", None), "fileno", None
-    )
-    if fileno is None:
-        return
-    with closing(socket.socket(fileno=os.dup(fileno()))) as own:
-        if own.family == socket.AF_UNIX:
-            return
-        own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in _KEEPALIVE.items():
-            if hasattr(socket, name):
-                own.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def _number(error: BaseException) -> int | None:
-    """The engine's own number of an error, None where it comes from elsewhere."""
-    own = cause(error)
-    first = own.args[0] if own.args else None
-    driver = type(own).__module__.partition(".")[0] in ("pymysql", "MySQLdb")
-    return first if driver and isinstance(first, int) else None

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -67,6 +68,8 @@ _TABLES = (
     "WHERE nspname = ANY (current_schemas(false)) AND relkind IN ('r', 'p')"
 )
 """The catalogs themselves: the view pg_tables joins more of them than is asked for."""
+
+_JOURNAL_ALONE = f"{_TABLES} AND relname = '{JOURNAL}'"
 
 _IN_JOURNAL = f"SELECT 1 FROM {JOURNAL} LIMIT 1"
 
@@ -154,6 +157,17 @@ class PostgresqlStrategy:
     # Looking ----------------------------------------------------------------------------------
 
     def inspect(self, url: str, version_table: VersionTable) -> Snapshot:
+        return self._look(url, version_table, _TABLES)
+
+    def versions(self, url: str, version_table: VersionTable) -> Snapshot:
+        return replace(self._look(url, version_table, _JOURNAL_ALONE), tables=frozenset())
+
+    def versions_together(
+        self, urls: Sequence[str], version_table: VersionTable
+    ) -> Mapping[str, Snapshot]:
+        return {}  # a connection is one database's
+
+    def _look(self, url: str, version_table: VersionTable, tables: str) -> Snapshot:
         # By the driver alone: an engine asks the server half a dozen questions of its own first.
         try:
             with (
@@ -161,7 +175,7 @@ class PostgresqlStrategy:
                 closing(driver.cursor()) as cursor,
                 self._answered(driver),
             ):
-                return self._looked(cursor, version_table)
+                return self._looked(cursor, version_table, tables)
         except Exception as error:
             if not self.is_own(error):
                 raise
@@ -170,19 +184,22 @@ class PostgresqlStrategy:
                 return Snapshot(exists=False, versioned=False)
             raise found from error
 
-    def _looked(self, cursor: Any, version_table: VersionTable) -> Snapshot:
-        """In one round trip, if there is a version table."""
+    def _looked(self, cursor: Any, version_table: VersionTable, question: str) -> Snapshot:
+        """In one round trip, if there is a version table and no journal.
+
+        `question`: _TABLES, or _JOURNAL_ALONE of them.
+        """
         limits = self._settings(read_only=True)
         versions = f"SELECT true, version_num::text FROM {_qualified(version_table)}"
         try:
-            cursor.execute(f"{limits}; {_TABLES} UNION ALL {versions}")
+            cursor.execute(f"{limits}; {question} UNION ALL {versions}")
             versioned = True
         except Exception as error:
             if _state(error) != "42P01":  # undefined_table
                 raise
             cursor.execute("SELECT current_schema(), current_database()")
             _require_schema(*cursor.fetchone())
-            cursor.execute(f"{limits}; {_TABLES}")
+            cursor.execute(f"{limits}; {question}")
             versioned = False
         # The last answer counts; a driver that gives no other has none to step over.
         with suppress(Exception):
@@ -243,14 +260,6 @@ class PostgresqlStrategy:
         return tuple(name for name in required if name not in present)
 
     # Opening ----------------------------------------------------------------------------------
-
-    def versions(self, url: str, version_table: VersionTable) -> Snapshot:
-        return self.inspect(url, version_table)
-
-    def versions_together(
-        self, urls: Sequence[str], version_table: VersionTable
-    ) -> Mapping[str, Snapshot]:
-        return {}
 
     def create(self, url: str) -> None:
         wanted = self._url(url).database or ""

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -129,7 +130,7 @@ class SqlserverStrategy:
     # Opening ----------------------------------------------------------------------------------
 
     def versions(self, url: str, version_table: VersionTable) -> Snapshot:
-        return self.inspect(url, version_table)
+        return replace(self.inspect(url, version_table), tables=frozenset())
 
     def versions_together(
         self, urls: Sequence[str], version_table: VersionTable

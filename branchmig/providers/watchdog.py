@@ -6,6 +6,7 @@ thread a process watches over all who wait, and shuts the socket of whoever has 
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import threading
@@ -28,6 +29,7 @@ class _Watchdog:
         self._waits: set[_Wait] = set()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._sleeps_until = math.inf
 
     def add(self, wait: _Wait) -> None:
         with self._changed:
@@ -35,7 +37,8 @@ class _Watchdog:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
                 self._thread.start()
-            self._changed.notify()
+            elif wait.deadline < self._sleeps_until:
+                self._changed.notify()
 
     def remove(self, wait: _Wait) -> None:
         with self._changed:
@@ -50,8 +53,10 @@ class _Watchdog:
                     wait.over = True
                     with suppress(OSError):
                         wait.end.shutdown(socket.SHUT_RDWR)
-                first = min((w.deadline for w in self._waits), default=None)
-                self._changed.wait(None if first is None else max(0, first - now))
+                # Not woken for each wait: the next one's deadline mostly lies behind this.
+                first = min((w.deadline for w in self._waits), default=math.inf)
+                self._sleeps_until = first
+                self._changed.wait(None if first == math.inf else max(0, first - now))
 
 
 _watchdog = _Watchdog()

@@ -120,12 +120,14 @@ class Leases:
         """Write the results and give the leases back, in one transaction.
 
         For each the state written, which is its outcome's status too; or LeaseLost, with nothing
-        written, where the lease is no longer this one.
+        written, where the lease is no longer this one. What a call before this one had written, of
+        which only the answer was lost, is not written again.
         """
         ids = {"of_branches": [conclusion.lease.branch_id for conclusion in concluded]}
         results: dict[int, BranchState | LeaseLost] = {}
         with self._transaction() as connection:
             ours = {tuple(row) for row in connection.execute(_HELD, ids)}
+            known = _recorded(connection, run, [c for c in concluded if _key(c.lease) not in ours])
             now = rows.now(connection)
             trail: list[Mapping[str, Any]] = []
             written: list[tuple[Lease, dict[str, Any]]] = []
@@ -133,7 +135,8 @@ class Leases:
                 (c.lease, c.end, c.outcome) for c in concluded
             ):
                 if _key(lease) not in ours:
-                    results[number] = _lost()
+                    written_before = outcome is not None and lease.branch_id in known
+                    results[number] = end(lease.state, now) if written_before else _lost()
                     continue
                 ours.discard(_key(lease))
                 after = end(lease.state, now)
@@ -164,6 +167,19 @@ def _grouped(
         key = (lease.owner, tuple(values.items()))
         groups.setdefault(key, (values, []))[1].append(lease)
     return groups.values()
+
+
+def _recorded(
+    connection: sa.Connection, run: Run, concluded: Sequence[Conclusion]
+) -> frozenset[str]:
+    """Those of the branches of which this run has recorded an outcome already."""
+    if not concluded:
+        return frozenset()
+    statement = sa.select(outcomes.c.branch_id).where(
+        outcomes.c.run_id == run.id,
+        outcomes.c.branch_id.in_([conclusion.lease.branch_id for conclusion in concluded]),
+    )
+    return frozenset(connection.execute(statement).scalars())
 
 
 def _key(lease: Lease) -> tuple[str, str, int]:

@@ -83,14 +83,14 @@ class Rollouts:
             _write_counts(connection, standing)
             return standing
 
-    def judge(self, gate: Gate, run: Run) -> str | None:
-        """Halt the rollout where its failures call for it. Why, where it was done by this call."""
+    def judge(self, gate: Gate, run: Run) -> Rollout:
+        """Halt the rollout where its failures call for it; as it is then."""
         with self._transaction() as connection:
             row = _locked(connection, gate.rollout)
             standing = Standing(_rollout(row), _tallies(connection, gate.rollout))
             _write_counts(connection, standing)
             if standing.rollout.is_halted:
-                return None
+                return standing.rollout
             heads = _all_heads(connection)
             reason = gate.halt(standing, _troubles(connection, gate.rollout), heads)
             if reason is not None:
@@ -105,37 +105,52 @@ class Rollouts:
                         resumed_by=None,
                     )
                 )
-            return reason
+            return _rollout(_locked(connection, gate.rollout))
 
-    def resume(self, who: str) -> tuple[Rollout, ...]:
-        """Let every halted rollout go on, and forget the failures for which it halted.
+    def resume(self, who: str) -> Rollout | None:
+        """Let the latest rollout go on where it is halted, and forget the failures for which it is.
 
-        Its failed branches count anew when they are attempted again.
+        Its failed branches count anew when they are attempted again. One before it stays halted:
+        its scripts have been replaced. None: nothing was halted.
         """
+        latest = self.latest()
+        if latest is None or not latest.is_halted:
+            return None
         with self._transaction() as connection:
-            found = [
-                _rollout(row) for row in connection.execute(sa.select(rollouts).where(_halted()))
-            ]
-            for rollout in found:
-                _locked(connection, rollout.id)
-                connection.execute(
-                    sa.update(rollouts)
-                    .where(rollouts.c.id == rollout.id)
-                    .values(resumed_at=clock(), resumed_by=who)
-                )
-                connection.execute(
-                    sa.update(states)
-                    .where(states.c.rollout_id == rollout.id, states.c.status.in_(_FAILED))
-                    .values(rollout_id=None, wave=None)
-                )
-        return tuple(found)
+            _locked(connection, latest.id)
+            connection.execute(
+                sa.update(rollouts)
+                .where(rollouts.c.id == latest.id)
+                .values(resumed_at=clock(), resumed_by=who)
+            )
+            connection.execute(
+                sa.update(states)
+                .where(states.c.rollout_id == latest.id, states.c.status.in_(_FAILED))
+                .values(rollout_id=None, wave=None)
+            )
+        return latest
 
-    def finish(self, rollout: str) -> None:
-        """Every branch is at its target."""
+    def finish(self, rollout: Rollout) -> None:
+        """Record that it is over, if every active branch is at its target."""
+        elsewhere = (
+            sa.select(states.c.branch_id)
+            .join(branches, branches.c.id == states.c.branch_id)
+            .where(
+                branches.c.is_active == sa.true(),
+                sa.or_(
+                    states.c.status != MigrationStatus.COMPLETED.value,
+                    states.c.heads != rollout.heads,
+                ),
+            )
+        )
         with self._transaction() as connection:
             connection.execute(
                 sa.update(rollouts)
-                .where(rollouts.c.id == rollout, rollouts.c.finished_at.is_(None))
+                .where(
+                    rollouts.c.id == rollout.id,
+                    rollouts.c.finished_at.is_(None),
+                    ~sa.exists(elsewhere),
+                )
                 .values(finished_at=clock())
             )
 
@@ -187,10 +202,6 @@ class Turnstile:
         standing = Standing(self._rollout, _tallies(self._connection, self._rollout.id))
         opening = self._gate.opening(standing, now)
         self._wave, self._room, self._why = opening.wave, opening.room, opening.why
-
-
-def _halted() -> sa.ColumnElement[bool]:
-    return sa.and_(rollouts.c.halted_at.is_not(None), rollouts.c.resumed_at.is_(None))
 
 
 def _locked(connection: sa.Connection, rollout: str) -> sa.Row[Any]:

@@ -190,17 +190,6 @@ def test_a_long_statement_is_not_cut_off_within_a_revision_but_outside_of_one(ur
             connection.exec_driver_sql("SELECT SLEEP(3)")
 
 
-def test_one_tls_context_serves_every_connection_of_a_url(
-    strategy: MysqlStrategy, url: str
-) -> None:
-    def context(address: str) -> Any:
-        with strategy.connect(address) as connection:
-            driver: Any = connection.connection.dbapi_connection
-            return driver.ctx
-
-    assert context(url) is context(url)
-
-
 @pytest.fixture(scope="module")
 def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mariadb]:
     """A server that speaks TLS with a certificate of our own making."""
@@ -222,17 +211,35 @@ def test_tls_is_taken_from_the_url_and_checked(
 ) -> None:
     trusted = f"?ssl_ca={tls_server.folder / 'cert.pem'}"
     strategy.create(tls_server.url("d") + trusted)
-    contexts = set()
-    for _ in range(2):
-        with strategy.connect(tls_server.url("d") + trusted) as connection:
-            row = connection.exec_driver_sql("SHOW STATUS LIKE 'Ssl_cipher'").one()
-            assert row[1]
-            driver: Any = connection.connection.dbapi_connection
-            contexts.add(id(driver.ctx))
-    assert len(contexts) == 1
+    with strategy.connect(tls_server.url("d") + trusted) as connection:
+        row = connection.exec_driver_sql("SHOW STATUS LIKE 'Ssl_cipher'").one()
+        assert row[1]
     strange = "?ssl_verify_cert=true&ssl_verify_identity=true"
     with pytest.raises(BranchUnreachable), strategy.connect(tls_server.url("d") + strange):
         pass
+
+
+def test_connections_with_the_same_tls_options_share_a_context_and_others_do_not(
+    tls_server: Mariadb, mariadb: Mariadb
+) -> None:
+    authorities = tls_server.folder / "authorities.pem"
+    authorities.write_bytes((tls_server.folder / "cert.pem").read_bytes())
+
+    def context(url: str) -> Any:
+        with MysqlStrategy(Limits(), Path()).connect(url) as connection:
+            driver: Any = connection.connection.dbapi_connection
+            return driver.ctx
+
+    def contexts(url: str) -> set[Any]:
+        with ThreadPoolExecutor(8) as clients:
+            return set(clients.map(context, [url] * 16))
+
+    plain = contexts(mariadb.url("mysql"))
+    trusting = contexts(f"{tls_server.url('mysql')}?ssl_ca={authorities}")
+    trusting_another = contexts(f"{tls_server.url('mysql')}?ssl_ca={tls_server.folder}/cert.pem")
+    assert [len(plain), len(trusting), len(trusting_another)] == [1, 1, 1]
+    assert len(plain | trusting | trusting_another) == 3
+    assert contexts(tls_server.url("mysql")) == plain
 
 
 def test_another_driver_of_the_engine_may_be_named(strategy: MysqlStrategy, url: str) -> None:

@@ -63,7 +63,7 @@ def gate_of(
     chosen = None if canaries is None else frozenset(branch.id for branch in canaries)
     first = CANARY if chosen is None else len(chosen)
     waves = cohorts(first, [50], max_failures, FLEET)
-    return Gate(rollout.id, FLEET, waves, timedelta(), chosen, applied)
+    return Gate(rollout.id, waves, timedelta(), chosen, applied)
 
 
 def enter(
@@ -341,19 +341,25 @@ def test_the_next_wave_begins_when_the_soak_is_over(
 # The halt -----------------------------------------------------------------------------------------
 
 
+def judged(store: Store, gate: Gate, run: Run = RUN) -> str | None:
+    """Why the rollout is halted once it has been judged, if it is."""
+    found = store.rollouts.judge(gate, run)
+    return found.halt_reason if found.is_halted else None
+
+
 def halted(store: Store, gate: Gate, branches: list[Branch]) -> None:
     conclude(store, entered(store, gate, branches), failing(), failing(), pass_)
-    assert store.rollouts.judge(gate, RUN) == "2 branches of the canary failed, of which 1 may"
+    assert judged(store, gate) == "2 branches of the canary failed, of which 1 may"
 
 
 def test_a_rollout_is_halted_once_its_wave_has_failed_too_often(
     store: Store, gate: Gate, branches: list[Branch]
 ) -> None:
     conclude(store, entered(store, gate, branches), failing(), pass_)
-    assert store.rollouts.judge(gate, RUN) is None
+    assert judged(store, gate) is None
     leases = entered(store, gate, branches[CANARY:])
     conclude(store, leases, failing(), failing(), pass_)
-    assert store.rollouts.judge(gate, RUN) == "2 branches of wave 1 failed, of which 1 may"
+    assert judged(store, gate) == "2 branches of wave 1 failed, of which 1 may"
     latest = store.rollouts.latest()
     assert latest is not None
     assert (latest.is_halted, latest.halted_by) == (True, RUN.id)
@@ -372,19 +378,19 @@ def test_a_halted_rollout_lets_nobody_in(store: Store, gate: Gate, branches: lis
     assert isinstance(by_others[0], Lease), "what runs no revision is held back by no halt"
 
 
-def test_of_many_that_judge_one_is_told_that_it_has_halted(
+def test_of_many_that_judge_one_halts_and_all_are_told_so(
     store: Store, another_store: OpenStore, gate: Gate, branches: list[Branch]
 ) -> None:
     conclude(store, entered(store, gate, branches), failing(), failing(), pass_)
 
     def judge(client: Store, number: int) -> str | None:
-        return client.rollouts.judge(gate, replace(RUN, id=f"run-of-{number}"))
+        return client.rollouts.judge(gate, replace(RUN, id=f"run-of-{number}")).halted_by
 
-    told = at_once(another_store, judge, 8)
-    (winner,) = [number for number, reason in enumerate(told) if reason]
+    (winner,) = set(at_once(another_store, judge, 8))
     latest = store.rollouts.latest()
     assert latest is not None
-    assert latest.halted_by == f"run-of-{winner}"
+    assert latest.is_halted
+    assert latest.halted_by == winner
 
 
 def test_three_with_one_error_halt_whatever_the_budget(
@@ -394,9 +400,9 @@ def test_three_with_one_error_halt_whatever_the_budget(
     leases = entered(store, gate, branches)
     conclude(store, leases[:2], failing(error="no such column"))
     conclude(store, leases[2:4], failing(error="too long"))
-    assert store.rollouts.judge(gate, RUN) is None
+    assert judged(store, gate) is None
     conclude(store, leases[4:5], failing(error="too long"))
-    assert str(store.rollouts.judge(gate, RUN)).startswith("a2 failed with the same error in 3")
+    assert str(judged(store, gate)).startswith("a2 failed with the same error in 3")
 
 
 def test_three_with_one_error_halt_nothing_once_a_branch_has_passed(
@@ -404,7 +410,7 @@ def test_three_with_one_error_halt_nothing_once_a_branch_has_passed(
 ) -> None:
     gate = gate_of(rollout, max_failures="100%")
     conclude(store, entered(store, gate, branches), pass_, failing())
-    assert store.rollouts.judge(gate, RUN) is None
+    assert judged(store, gate) is None
 
 
 def test_failures_before_any_revision_halt_nothing(
@@ -412,7 +418,7 @@ def test_failures_before_any_revision_halt_nothing(
 ) -> None:
     gate = gate_of(rollout, max_failures=0)
     conclude(store, entered(store, gate, branches), failing(None))
-    assert store.rollouts.judge(gate, RUN) is None
+    assert judged(store, gate) is None
     assert len(entered(store, gate, branches)) == CANARY
 
 
@@ -423,13 +429,14 @@ def test_resume_lets_the_rollout_go_on_and_forgets_what_had_failed(
     store: Store, gate: Gate, branches: list[Branch]
 ) -> None:
     halted(store, gate, branches)
-    (resumed,) = store.rollouts.resume("ada")
+    resumed = store.rollouts.resume("ada")
+    assert resumed is not None
     assert resumed.id == gate.rollout
     latest = store.rollouts.latest()
     assert latest is not None
     assert (latest.is_halted, latest.resumed_by) == (False, "ada")
     assert latest.halted_by == RUN.id, "what had happened can be read on"
-    assert store.rollouts.judge(gate, RUN) is None
+    assert judged(store, gate) is None
     # Two places of the canary are free again, for the two that had failed or for others.
     assert len(entered(store, gate, branches[CANARY:])) == 2
     found = state(store, branches[0])
@@ -443,7 +450,7 @@ def test_a_rollout_that_was_resumed_can_halt_again(
     store.rollouts.resume("ada")
     again = replace(RUN, id="run-2")
     conclude(store, entered(store, gate, branches[:2]), failing())
-    assert store.rollouts.judge(gate, again)
+    assert judged(store, gate, again)
     latest = store.rollouts.latest()
     assert latest is not None
     assert (latest.is_halted, latest.halted_by) == (True, "run-2")
@@ -455,7 +462,7 @@ def test_where_none_is_halted_resume_changes_nothing(
 ) -> None:
     conclude(store, entered(store, gate, branches), failing(), pass_)
     before = (store.records(), store.rollouts.latest())
-    assert store.rollouts.resume("ada") == ()
+    assert store.rollouts.resume("ada") is None
     assert (store.records(), store.rollouts.latest()) == before
 
 
@@ -464,7 +471,7 @@ def test_the_failures_of_a_former_rollout_do_not_count_in_the_next(
 ) -> None:
     halted(store, gate, branches)
     mended = gate_of(store.rollouts.join(RUN, "a2", ("a2",), "hash-2"))
-    assert store.rollouts.judge(mended, RUN) is None
+    assert judged(store, mended) is None
     assert len(entered(store, mended, branches)) == CANARY
 
 
@@ -493,7 +500,7 @@ def test_the_counts_stand_on_the_row_for_others_to_read(
     conclude(store, entered(store, gate, branches)[:4], failing(), pass_)
     look: Callable[[], object] = {
         "standing": lambda: store.rollouts.standing(gate.rollout),
-        "judge": lambda: store.rollouts.judge(gate, RUN),
+        "judge": lambda: judged(store, gate),
     }[ask]
     look()
     with store._transaction() as connection:
@@ -501,10 +508,38 @@ def test_the_counts_stand_on_the_row_for_others_to_read(
     assert (row.attempted, row.passed, row.failed) == (6, 3, 1)
 
 
-def test_a_rollout_is_finished_once(store: Store, rollout: Rollout) -> None:
-    store.rollouts.finish(rollout.id)
+def test_a_rollout_is_finished_once(store: Store, rollout: Rollout, branches: list[Branch]) -> None:
+    for branch in branches:
+        store.remove(branch)
+    store.rollouts.finish(rollout)
     first = store.rollouts.latest()
     assert first is not None
     assert first.finished_at is not None
-    store.rollouts.finish(rollout.id)
+    store.rollouts.finish(rollout)
     assert store.rollouts.latest() == first
+
+
+def test_a_rollout_is_not_finished_while_an_active_branch_is_elsewhere(
+    store: Store, gate: Gate, rollout: Rollout, branches: list[Branch]
+) -> None:
+    conclude(store, entered(store, gate, branches), pass_)
+    store.rollouts.finish(rollout)
+    latest = store.rollouts.latest()
+    assert latest is not None
+    assert latest.finished_at is None
+    for branch in branches[CANARY:]:
+        store.update(replace(branch, is_active=False), branch.url)
+    store.rollouts.finish(rollout)
+    latest = store.rollouts.latest()
+    assert latest is not None
+    assert latest.finished_at is not None
+
+
+def test_resume_leaves_a_rollout_halted_whose_scripts_were_replaced(
+    store: Store, gate: Gate, branches: list[Branch]
+) -> None:
+    halted(store, gate, branches)
+    mended = gate_of(store.rollouts.join(RUN, "a2", ("a2",), "hash-2"))
+    assert store.rollouts.resume("ada") is None
+    assert refusals(enter(store, gate, branches, "outdated")) == [SkipReason.HALTED] * FLEET
+    assert len(entered(store, mended, branches)) == CANARY

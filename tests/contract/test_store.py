@@ -277,9 +277,20 @@ def test_an_owner_is_not_enough_the_token_must_be_the_present_one(
 
 def test_a_lease_is_concluded_once(store: Store, branch: Branch) -> None:
     lease = acquire(store, branch)
-    store.conclude(lease, succeed, RUN, outcome(branch))
+    store.conclude(lease, succeed, RUN, None)
     with pytest.raises(LeaseLost):
-        store.conclude(lease, succeed, RUN, outcome(branch))
+        store.conclude(lease, succeed, RUN, None)
+
+
+def test_a_conclusion_whose_answer_was_lost_is_known_and_not_written_again(
+    store: Store, branch: Branch
+) -> None:
+    lease = acquire(store, branch)
+    store.conclude(lease, succeed, RUN, outcome(branch))
+    before = state(store, branch)
+    again = store.conclude(lease, succeed, RUN, outcome(branch))
+    assert again.status is MigrationStatus.COMPLETED
+    assert state(store, branch) == before
 
 
 def test_a_transition_that_fails_writes_nothing(store: Store, branch: Branch) -> None:

@@ -24,7 +24,7 @@ LEASE_SECONDS = 2
 
 SIZES = pytest.mark.parametrize(
     "branches",
-    [120, pytest.param(1000, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])],
+    [80, pytest.param(1000, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])],
 )
 
 

@@ -21,7 +21,7 @@ WORKERS = 2
 IN_HAND = 2 * WORKERS
 """A worker has one branch at work and, where they are quick, one more waiting."""
 
-MANY = [300, pytest.param(1000, marks=pytest.mark.soak)]
+MANY = [120, pytest.param(1000, marks=pytest.mark.soak)]
 
 
 def codes(count: int, first: int = 1) -> list[str]:
