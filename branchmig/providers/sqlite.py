@@ -45,8 +45,8 @@ _MAGIC = b"SQLite format 3\0"
 _WAL_READ_VERSION = 19
 """Offset of the header byte that is 2 in write-ahead mode (https://sqlite.org/fileformat2.html)."""
 
-_PLAIN_URL = re.compile(r"sqlite:///[A-Za-z0-9_.-][A-Za-z0-9_./-]*")
-"""URLs of which nothing has to be found out: a relative path is what stands behind the slashes."""
+_PLAIN_URL = re.compile(r"sqlite:///([A-Za-z0-9_./-]+)")
+"""URLs of which nothing has to be found out: the path is what stands behind the three slashes."""
 
 _READS = 10
 _PAUSE = 0.01
@@ -252,14 +252,13 @@ class SqliteStrategy:
     # Opening ----------------------------------------------------------------------------------
 
     def versions(self, url: str, version_table: VersionTable) -> Snapshot:
-        if _PLAIN_URL.fullmatch(url):
-            path = f"{self._folder}/{url.removeprefix('sqlite:///')}"
-        else:
-            path = str(self._path(url))
+        plain = _PLAIN_URL.fullmatch(url)
+        path = os.path.join(self._folder, plain[1]) if plain else str(self._path(url))  # noqa: PTH118 - ten thousand times
         try:
-            # One statement is one consistent view; all but the plain case is for `inspect`.
+            # One statement is one consistent view; all but the plain case is for `inspect`,
+            # waiting for a writer included.
             if _is_plain(path):
-                with closing(self._open(path, "mode=ro")) as driver:
+                with closing(self._open(path, "mode=ro", 0)) as driver:
                     rows = driver.execute(_select_versions(version_table.name)).fetchall()
                 return Snapshot(True, True, tuple(sorted(str(row[0]) for row in rows)))
         except (OSError, sqlite3.Error):
@@ -320,11 +319,13 @@ class SqliteStrategy:
 
         return _engine(_address(path), open_reader, NullPool)
 
-    def _open(self, path: Path | str, mode: str) -> sqlite3.Connection:
+    def _open(
+        self, path: Path | str, mode: str, timeout: float | None = None
+    ) -> sqlite3.Connection:
         return sqlite3.connect(
             f"file:{quote(str(path))}?{mode}",
             uri=True,
-            timeout=self._limits.lock_timeout,
+            timeout=self._limits.lock_timeout if timeout is None else timeout,
             isolation_level=None,
             # `interrupt` comes from another thread; everything else stays on one.
             check_same_thread=False,
@@ -616,9 +617,7 @@ def _select_versions(table: str) -> str:
 
 def _is_plain(path: str) -> bool:
     """Whether there is a database with a rollback journal, to be read without a trace."""
-    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - ten thousand times, every tick
-        return False
-    file = os.open(path, os.O_RDONLY)
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for whoever writes it
     try:
         header = os.read(file, 100)
     finally:
