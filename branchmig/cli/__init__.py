@@ -9,8 +9,8 @@ import gc
 import sys
 
 _NEW_OBJECTS = 100_000
-"""So many more before cycles among them are looked for. A fleet's records and outcomes have none,
-and the search was a tenth of the CPU of a run with nothing to do."""
+"""So many more before cycles among them are looked for. The records and outcomes of a fleet have
+none, and looking was a twentieth of the CPU of a run with nothing to do."""
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 import traceback
@@ -30,6 +31,7 @@ def run() -> None:
             stream.flush()
         except OSError:
             silence(stream)
+    gc.freeze()  # what is left goes with the process: nobody needs to look for cycles in it
     sys.exit(code)
 
 
