@@ -310,10 +310,14 @@ class Mariadb(Server):
             leave_out("MariaDB", "mariadb-server")
         self._server = server
         self._data = folder / "data"
+        # Of its own: several that are installed at once would remove each other's files there.
+        self._scratch = folder / "tmp"
+        self._scratch.mkdir()
         # Without this option the only way in would be the socket of the account that installs.
         subprocess.run(
             [install, "--no-defaults", f"--datadir={self._data}", "--skip-test-db",
-             "--auth-root-authentication-method=normal", *self._account()],
+             f"--tmpdir={self._scratch}", "--auth-root-authentication-method=normal",
+             *self._account()],
             check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder,
         )  # fmt: skip
 
@@ -323,7 +327,8 @@ class Mariadb(Server):
     def command(self) -> list[str]:
         return [
             str(self._server), "--no-defaults", f"--datadir={self._data}",
-            f"--socket={self.folder / 's.sock'}", f"--pid-file={self.folder / 'server.pid'}",
+            f"--tmpdir={self._scratch}", f"--socket={self.folder / 's.sock'}",
+            f"--pid-file={self.folder / 'server.pid'}",
             f"--port={self.port}", "--bind-address=127.0.0.1", "--max-connections=200",
             # A killed server must still have what it committed; a power cut is not tested.
             "--innodb-flush-log-at-trx-commit=2", "--skip-log-bin",

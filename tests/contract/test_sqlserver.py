@@ -48,7 +48,7 @@ from branchmig.providers.sqlserver_drivers import (
     within,
 )
 from branchmig.providers.sqlserver_session import OPTION, Session, give_back, resource, take
-from branchmig.store import store
+from branchmig.store import leases, store
 from branchmig.store.tables import clock
 
 # It is linked with the driver manager, which a machine need not have.
@@ -641,12 +641,15 @@ def test_an_engine_for_reading_refuses_to_write_and_commits_nothing(tmp_path: Pa
         assert connection.execute(sa.text("SELECT count(*) FROM shops")).scalar() == 0
 
 
-@pytest.mark.parametrize("statement", [store._RECORD, store._LEASED])
+@pytest.mark.parametrize("statement", [store._LOCKED, leases._FOUND, leases._HELD])
 def test_what_headoffice_reads_before_it_writes_is_held_by_a_hint(
     statement: sa.Select[Any],
 ) -> None:
     """T-SQL has no FOR UPDATE, and SQLAlchemy passes over it without a word."""
-    text = str(statement.compile(dialect=mssql.dialect()))
+    if "of_branches" in statement.compile().params:
+        statement = statement.params(of_branches=["a", "b"])
+    whole = {"render_postcompile": True}
+    text = str(statement.compile(dialect=mssql.dialect(), compile_kwargs=whole))
     assert "branchmig_migration_states WITH (UPDLOCK, ROWLOCK)" in text
     assert "WITH (" not in str(statement.compile(dialect=postgresql.dialect()))
     assert sqlglot.parse(text, dialect="tsql", error_level=sqlglot.ErrorLevel.RAISE)

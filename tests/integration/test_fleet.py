@@ -226,3 +226,23 @@ def test_a_worker_that_dies_while_idle_costs_nobody_anything(
         parent.stdin.flush()
     out, _ = parent.communicate(timeout=60)
     assert json.loads(out) == [[["a1", "a2", "a3"], None]] * 3
+
+
+def test_a_branch_that_was_abandoned_after_too_many_failures_is_recorded_as_needing_a_person(
+    office: Office,
+) -> None:
+    slow.prepare(office, "BR001", "BR002")
+    office.headoffice(
+        "UPDATE branchmig_migration_states SET status = 'InProgress', retry_count = 3, "
+        "lock_owner = 'dead', lock_expires_at = '2026-01-01 00:00:00.000000' WHERE branch_id = "
+        "(SELECT id FROM branchmig_branches WHERE code = 'BR001')"
+    )
+    first, second = office.json("apply-all")["branches"]
+    assert (first["verdict"], first["reason"], second["verdict"]) == (
+        "skipped",
+        "manual",
+        "migrated",
+    )
+    assert office.headoffice(
+        "SELECT status, retry_count FROM branchmig_migration_states ORDER BY retry_count DESC"
+    ) == [("RequiresManualIntervention", 3), ("Completed", 0)]
