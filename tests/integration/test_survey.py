@@ -11,6 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from office import Office
 from processes import until
 from scene import Scene
 from servers import Mariadb, Postgresql, free_port, private
@@ -377,3 +378,22 @@ def test_a_survey_that_is_closed_asks_a_silent_server_no_more(tmp_path: Path) ->
         until(lambda: len(taken) == 2, "both connections")
         survey.close()
         assert len(taken) == 2
+
+
+def test_a_run_asks_a_silent_server_no_second_time(office: Office) -> None:
+    office.use_history("linear")
+    office.add("GOOD")
+    with silent_server() as (port, taken):
+        rows = "".join(f"S{n},postgresql://u@127.0.0.1:{port}/d{n}\n" for n in range(60))
+        office.run("branch", "import", "-", stdin=f"code,url\n{rows}")
+        limits = {"BRANCHMIG_RUN_CONNECT_TIMEOUT": "2", "BRANCHMIG_RUN_SURVEY_PER_SERVER": "4"}
+        report = office.json("apply-all", code=1, **limits)
+        assert len(taken) == 4  # by the survey; the workers ask nobody
+    verdicts = {row["branchCode"]: row["verdict"] for row in report["branches"]}
+    assert verdicts.pop("GOOD") == "migrated"
+    assert set(verdicts.values()) == {"failed"}
+    (error,) = {row["errorType"] for row in report["branches"] if row["verdict"] == "failed"}
+    assert error == "BranchUnreachable"
+    retries = {row["branchCode"]: row["retryCount"] for row in office.json("status")}
+    assert retries.pop("GOOD") == 0
+    assert set(retries.values()) == {1}
