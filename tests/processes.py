@@ -37,6 +37,11 @@ def lives(pid: int) -> bool:
     return _state(pid) != "Z"
 
 
+def stopped(pid: int) -> bool:
+    """Whether a process has been stopped by a signal, or is no more."""
+    return _state(pid) in "TZ"
+
+
 @dataclass(frozen=True)
 class Family:
     """Every process that descends from a test: they inherit a variable that no other has."""

@@ -134,7 +134,10 @@ class Course:
             raise self._broken
 
     def _goes_on(self) -> bool:
-        """One turn: begin what can be begun, record what has ended, wait for what comes next."""
+        """One turn: record what has ended, begin what can be begun, wait for what comes next."""
+        if self._ledger.due_in() == 0.0:
+            # First, since a failure may forbid to begin anything more.
+            self._record()
         if self._broken or self._manager.fence.state.signum is not None:
             self._drop()
         while self._lease():
@@ -144,7 +147,7 @@ class Course:
             self._drop()
         due_in = self._ledger.due_in()
         idle = not (self._unseen or self._running or self._backlog or self._known or self._ready)
-        if due_in == 0.0 or (due_in is not None and (idle or self._waits)):
+        if due_in is not None and (due_in == 0.0 or idle or self._waits):
             self._record()
             return True
         if idle:
