@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from processes import stopped, until
 
 HISTORIES = Path(__file__).parent / "histories"
 PROGRAM = (sys.executable, "-m", "branchmig")
@@ -123,3 +126,23 @@ def query(path: Path, statement: str, parameters: Sequence[Any] = ()) -> list[An
     """Run one statement on a SQLite file and commit it; rows as tuples."""
     with closing(sqlite3.connect(path)) as connection, connection:
         return connection.execute(statement, parameters).fetchall()
+
+
+def freeze(office: Office, *pids: int) -> None:
+    """Stop processes at a moment when none of them has HeadOffice's file locked, by a renewal say:
+    nobody else could write there until they go on."""
+
+    def frozen() -> bool:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        until(lambda: all(stopped(pid) for pid in pids), "that all have stopped")
+        with closing(sqlite3.connect(office.folder / "headoffice.db", timeout=0)) as driver:
+            try:
+                driver.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                for pid in pids:
+                    os.kill(pid, signal.SIGCONT)
+                return False
+        return True
+
+    until(frozen, "a moment without a lock on HeadOffice")

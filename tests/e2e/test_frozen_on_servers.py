@@ -6,17 +6,15 @@ import json
 import os
 import re
 import signal
-import sqlite3
 import subprocess
 import uuid
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from office import Office
-from processes import Family, stopped, until
+from office import Office, freeze
+from processes import Family, until
 from servers import Ran, Server
 
 WRITES = re.compile(r"\s*(CREATE|ALTER|DROP|INSERT|UPDATE|DELETE)\b", re.IGNORECASE)
@@ -81,7 +79,7 @@ def test_who_was_frozen_and_lost_the_lease_overlaps_with_nobody_and_records_noth
         frozen = scene.start("apply-all", lease="1")
         scene.begun()
         members = family.members()
-        freeze(scene, members)
+        freeze(scene.office, *members)
         taken = scene.state()
         until(scene.expired, "the end of the lease")
         # The lease may be taken now; the branch may not: its lock says who can.
@@ -113,26 +111,6 @@ def test_who_was_frozen_and_lost_the_lease_overlaps_with_nobody_and_records_noth
     assert (after["status"], after["heads"], after["retry_count"]) == ("Completed", '["h3"]', 0)
 
 
-def freeze(scene: Scene, members: list[int]) -> None:
-    """Stop processes at a moment when none of them has HeadOffice's file locked, by a renewal say:
-    nobody else could write there until they go on."""
-
-    def frozen() -> bool:
-        for pid in members:
-            os.kill(pid, signal.SIGSTOP)
-        until(lambda: all(stopped(pid) for pid in members), "that all have stopped")
-        with closing(sqlite3.connect(scene.office.folder / "headoffice.db", timeout=0)) as driver:
-            try:
-                driver.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError:
-                for pid in members:
-                    os.kill(pid, signal.SIGCONT)
-                return False
-        return True
-
-    until(frozen, "a moment without a lock on HeadOffice")
-
-
 def assert_one_after_the_other(writes: list[Ran]) -> None:
     """Of two sessions that wrote, one had ended with that before the other began."""
     sessions = list(dict.fromkeys(run.session for run in writes))
@@ -147,7 +125,7 @@ def test_while_the_parent_is_frozen_its_worker_stops_and_another_run_takes_over(
 ) -> None:
     run = scene.start("apply-all", lease="1")
     scene.begun()
-    freeze(scene, [run.pid])
+    freeze(scene.office, run.pid)
     # Nobody renews the lease and nobody tells the worker: it knows the deadline itself.
     until(scene.expired, "the end of the lease")
     scene.mark("hold").unlink()

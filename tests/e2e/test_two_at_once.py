@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import slow
-from office import Office
+from office import Office, freeze
 from processes import Family, until
 
 LEDGER = ["l1_open", "l2_book", "l3_rebuild", "l4_balance"]
@@ -157,8 +157,7 @@ def test_who_was_frozen_and_lost_the_lease_stops_and_writes_nothing_more(
     slow.hold(office, "BR001")
     frozen = office.start(*command, "--json", start_new_session=True)
     slow.begun(office, "BR001", "s2_many")
-    for pid in family.members():
-        os.kill(pid, signal.SIGSTOP)
+    freeze(office, *family.members())
     taken = state(office, "BR001")
     until(lambda: _expired(office), "the end of the lease")
     # The lease may be taken now; the branch may not: its lock says who can.
@@ -191,7 +190,7 @@ def test_a_worker_whose_parent_is_frozen_stops_when_the_lease_ends(
     slow.hold(office, "BR001")
     run = office.start("apply-all", "--json")
     slow.begun(office, "BR001", "s2_many")
-    run.send_signal(signal.SIGSTOP)
+    freeze(office, run.pid)
     # Nobody renews the lease and nobody tells the worker: it knows the deadline itself.
     until(lambda: _unlocked(office.database("BR001")), "the rollback of the revision")
     until(lambda: _expired(office), "the end of the lease")
