@@ -87,6 +87,7 @@ def peak(command: Sequence[str | Path], folder: Path, **environ: str) -> int:
         process = _started(command, folder, environ, output)
         while process.poll() is None:
             most = _high_water(process.pid) or most
+            # The kernel forgets the peak with the process: so it is looked at again and again.
             time.sleep(_MOMENT)
         _check(process, output)
     return most

@@ -23,6 +23,7 @@ def _profiled(thread: threading.Thread) -> None:
 
 
 def main() -> None:
+    # Only for this process: every thread of the program is to be seen.
     threading.Thread.run = _profiled  # type: ignore[method-assign,assignment]
     program = cProfile.Profile(time.thread_time)
     program.enable()

@@ -30,7 +30,7 @@ def connection_class(kind: Any, *, looking: bool) -> Any:
     together with its question.
     """
 
-    class Connection(kind):  # type: ignore[misc]
+    class Connection(kind):  # type: ignore[misc]  # its base is known only when this runs
         def _create_ssl_ctx(self, options: Any) -> Any:
             if not isinstance(options, dict):
                 return options

@@ -81,6 +81,7 @@ def server(request: pytest.FixtureRequest) -> Server:
     return found
 
 
+# B008: Limits are frozen, so that sharing the default does no harm.
 def of(server: Server, limits: Limits = Limits(connect_timeout=5)) -> MigrationStrategy:  # noqa: B008
     return strategy_for(server.provider, limits, Path())
 

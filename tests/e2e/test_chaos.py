@@ -220,6 +220,7 @@ class Chaos:
         early = self.chance.random() < 0.05
         if not early:
             self.await_work(host)
+        # The moment of the blow is drawn, not waited for.
         time.sleep(self.chance.uniform(0, 0.4))
         who = self.chance.choice([*["worker"] * 4, "run", "run's group"])
         workers = host.workers()
@@ -245,6 +246,7 @@ class Chaos:
         number = self.figures["kills of a server"]
         self.await_work(self.hosts[number % 2])
         servers[number % len(servers)].kill()
+        # For so long it is away: a time that is drawn.
         time.sleep(self.chance.uniform(0, 0.5))
         servers[number % len(servers)].start()
         self.figures["kills of a server"] += 1

@@ -60,6 +60,7 @@ def book(revision, last):
         op.add_column(revision, sa.Column("twice", sa.Integer, server_default="0", nullable=False))
         op.execute(f"UPDATE {revision} SET twice = twice + {SLOWLY[name]}")
         if name == "sqlite":
+            # It has no statement that takes its time: so there is one to be killed in.
             time.sleep(0.1)
         op.create_index(f"ix_{revision}", revision, ["amount"])
         if last != "w0001":
