@@ -21,7 +21,7 @@ from ..model import VersionTable
 
 VERSION_TABLE = VersionTable("branchmig_version")
 
-REVISIONS = ("0001_headoffice", "0002_rollouts")
+REVISIONS = ("0001_headoffice", "0002_rollouts", "0003_durations")
 """Every revision of `alembic_headoffice` that this program knows, the one it needs last.
 
 Kept here so that a command can judge HeadOffice without loading Alembic.
@@ -186,6 +186,7 @@ runs = sa.Table(
     sa.Column("finished_at", Moment),
     sa.Column("exit_code", sa.Integer),
     sa.Column("rollout_id", sa.Unicode(36)),
+    sa.Column("login", sa.Unicode(255), comment="who had logged in, where it is not the actor"),
     sa.PrimaryKeyConstraint("id", name="branchmig_runs_pk"),
 )
 
@@ -230,4 +231,26 @@ rollouts = sa.Table(
     sa.Column("resumed_by", sa.Unicode(255)),
     sa.PrimaryKeyConstraint("id", name="branchmig_rollouts_pk"),
     sa.UniqueConstraint("target", "content_hash", name="branchmig_rollouts_content_uq"),
+)
+
+durations = sa.Table(
+    "branchmig_durations",
+    metadata,
+    sa.Column("provider", sa.Unicode(16), nullable=False),
+    sa.Column("revision", sa.Unicode(255), nullable=False),
+    sa.Column("longest_ms", sa.BigInteger, nullable=False),
+    sa.Column("measured_at", Moment, nullable=False),
+    sa.PrimaryKeyConstraint("provider", "revision", name="branchmig_durations_pk"),
+)
+
+notices = sa.Table(
+    "branchmig_notices",
+    metadata,
+    sa.Column("kind", sa.Unicode(32), nullable=False),
+    # A branch, a rollout or a host: whatever the kind of notice is about. No foreign key.
+    sa.Column("subject", sa.Unicode(64), nullable=False),
+    sa.Column("detail", sa.UnicodeText),
+    sa.Column("since", Moment, nullable=False),
+    sa.Column("told_at", Moment, comment="null: somebody is about to tell it"),
+    sa.PrimaryKeyConstraint("kind", "subject", name="branchmig_notices_pk"),
 )
