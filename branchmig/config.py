@@ -200,7 +200,7 @@ def _zone(given: Any) -> Any:
             ZoneInfo(given)
         return given
     # A folder of zones, a file that is none, a name with a slash too many: each its own error.
-    except (ValueError, OSError):
+    except (KeyError, ValueError, OSError):
         raise PydanticCustomError(
             "zone", "Input should be a time zone such as Europe/Berlin"
         ) from None
@@ -230,11 +230,24 @@ class WindowSettings(_Whom):
     hours: float = Field(gt=0, le=7 * 24)
 
 
+def _day_or_moment(given: Any) -> Any:
+    """Text, as a variable has it: only one with a time in it is a moment."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return date.fromisoformat(given) if len(given) == 10 else datetime.fromisoformat(given)
+    except ValueError:
+        raise PydanticCustomError("day", "Input should be a day or a moment") from None
+
+
+_Day = Annotated[date | datetime, BeforeValidator(_day_or_moment)]
+
+
 class FreezeSettings(_Whom):
     """A freeze: from a day or a moment until another. A day counts whole, the last one too."""
 
-    start: date | datetime = Field(alias="from")
-    until: date | datetime
+    start: _Day = Field(alias="from")
+    until: _Day
 
     @property
     def begins(self) -> datetime:

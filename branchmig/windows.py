@@ -15,8 +15,8 @@ from functools import lru_cache
 
 from .model import Branch
 
-_MOST_MERGED = 1000
-"""Openings that follow each other without a gap are one; a window that never closes ends here."""
+_FAR = timedelta(days=2)
+"""Openings that follow each other without a gap are one; no further ahead than this is looked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +160,9 @@ def _at(window: Window, minute: datetime) -> Opening | Closed:
 
 def _merged(window: Window, closes: datetime) -> datetime:
     """When an opening ends, where the next ones may begin before it does."""
-    for _, start in zip(range(_MOST_MERGED), _starts(window, closes), strict=False):
-        if start > closes:
+    far = closes + _FAR
+    for start in _starts(window, closes):
+        if start > closes or closes > far:
             break
         closes = max(closes, start + window.length)
     return closes
