@@ -112,7 +112,6 @@ def first_at_or_after(day: date, hour: int, minute: int, zone: ZoneInfo) -> date
 
 def test_a_daily_window_opens_when_the_clock_on_the_wall_first_shows_its_time() -> None:
     seed = random.randrange(2**32)
-    print(f"seed {seed}")
     chance = random.Random(seed)
     for _ in range(60):
         zone, change = chance.choice(ZONES), chance.choice(CHANGES)
@@ -126,9 +125,13 @@ def test_a_daily_window_opens_when_the_clock_on_the_wall_first_shows_its_time() 
             now = begin + timedelta(minutes=chance.randrange(3 * 24 * 60))
             wanted = any(start <= now < start + length for start in starts)
             found = at(now, window)
-            assert isinstance(found, Opening) == wanted, (window, now)
+            assert isinstance(found, Opening) == wanted, (seed, window, now)
             if isinstance(found, Closed):
-                assert found.opens == min(start for start in starts if start > now), (window, now)
+                assert found.opens == min(start for start in starts if start > now), (
+                    seed,
+                    window,
+                    now,
+                )
 
 
 # Several windows ----------------------------------------------------------------------------------
