@@ -63,7 +63,10 @@ OVERRIDES: dict[str, tuple[str, Any]] = {
     "max_failures": ("7", 7),
     "soak_seconds": ("7", 7),
     "max_minutes": ("7", 7),
-    **dict.fromkeys(("before_run", "after_run", "before_branch", "after_branch", "on_failure", "on_halt"), ("/usr/bin/true,a b", ("/usr/bin/true", "a b"))),
+    **dict.fromkeys(
+        ("before_run", "after_run", "before_branch", "after_branch", "on_failure", "on_halt"),
+        ("/usr/bin/true,a b", ("/usr/bin/true", "a b")),
+    ),
     "timeout": ("7", 7),
     "windows": (
         '[{"tag": "north", "cron": "0 2 * * *", "hours": 3}]',
