@@ -34,10 +34,12 @@ from .leases import Conclusion, Leases, Wanted, changed, held
 from .rollouts import Rollouts
 from .rows import Transition
 from .tables import branches, clock, outcomes, runs, states
+from .trail import Trail
 
 
 class Store:
-    """HeadOffice behind one engine; its leases, rollouts and durations are rooms of their own.
+    """HeadOffice behind one engine; its leases, rollouts, durations and audit trail are
+    rooms of their own.
 
     `explain` turns an error of HeadOffice's driver into one with a sentence; it is the strategy's.
     Methods raise HeadOfficeUnreachable or HeadOfficeLocked where the database will not.
@@ -51,6 +53,7 @@ class Store:
         self.leases = Leases(self._transaction)
         self.rollouts = Rollouts(self._transaction)
         self.durations = Durations(self._transaction)
+        self.trail = Trail(self._transaction)
 
     def close(self) -> None:
         """Give back every connection."""
@@ -280,6 +283,7 @@ class Store:
                     host=run.host,
                     pid=run.pid,
                     target=run.target,
+                    login=run.login,
                     program=program,
                     started_at=clock(),
                 )
