@@ -11,6 +11,8 @@
 
 set -eu
 umask 022
+# What others set for their own Python is none of this one.
+unset PYTHONPATH PYTHONHOME
 
 PREFIX=${PREFIX:-/usr/local} DESTDIR=${DESTDIR:-} EXTRAS=${EXTRAS-all}
 here=$(cd "$(dirname "$0")" && pwd)
@@ -173,10 +175,10 @@ install_all() {
     generate "$documents/branchmig.toml" sed \
         's|^url = "sqlite:///headoffice.db"|url = "sqlite:////var/lib/branchmig/headoffice.db"|' \
         "$here/../branchmig/settings.toml"
-    generate "$manual" "$python" "$here/manual.py"
-    generate "$bash" env _BRANCHMIG_COMPLETE=source_bash "$python" -m branchmig
-    generate "$zsh" env _BRANCHMIG_COMPLETE=source_zsh "$python" -m branchmig
-    generate "$fish" env _BRANCHMIG_COMPLETE=source_fish "$python" -m branchmig
+    generate "$manual" "$python" -I "$here/manual.py"
+    generate "$bash" env _BRANCHMIG_COMPLETE=source_bash "$python" -I -m branchmig
+    generate "$zsh" env _BRANCHMIG_COMPLETE=source_zsh "$python" -I -m branchmig
+    generate "$fish" env _BRANCHMIG_COMPLETE=source_fish "$python" -I -m branchmig
     if [ ! -e "$DESTDIR$settings" ]; then
         mkdir -p "$DESTDIR${settings%/*}"
         cp "$DESTDIR$documents/branchmig.toml" "$DESTDIR$settings"

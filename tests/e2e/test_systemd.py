@@ -1,0 +1,268 @@
+"""The units on a real systemd, from `make install`: ticks, stops, time-outs, power cuts."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from guests import Guest, booted, leave_out_without_guests
+from office import HISTORIES, Office
+from processes import until
+from servers import Postgresql, private
+from slow import begun, head, hold, lengthen, mark, release, shorten
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SERVICE = "branchmig.service"
+SETTINGS = """
+[headoffice]
+url = "sqlite:////var/lib/branchmig/headoffice.db"
+[run]
+connect_timeout = 2
+lease_seconds = 3
+[retry]
+backoff_seconds = 0
+"""
+SLOW = f'{SETTINGS}[migrations]\nscript_location = "slow"\n'
+
+QUICK_TIMER = """
+[Timer]
+OnBootSec=
+OnBootSec=300ms
+OnUnitActiveSec=600ms
+RandomizedDelaySec=0
+AccuracySec=1ms
+"""
+"""The first line takes away what the shipped timer says."""
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What `make install` made under its DESTDIR; the environment is apart, to be bound."""
+
+    files: Path
+    environment: Path
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """Made once, whatever the number of processes that run these tests."""
+    leave_out_without_guests()
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    made = Installed(shared / "installed", shared / "environment")
+    with (shared / "installed.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.environment.exists():
+            done = subprocess.run(
+                ["make", "install", f"DESTDIR={made.files}", "EXTRAS=postgresql"],
+                cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stdout
+            (made.files / "usr/local/lib/branchmig").rename(made.environment)
+    return made
+
+
+Host = Callable[..., Guest]
+
+
+@pytest.fixture
+def host(tmp_path: Path, installed: Installed) -> Iterator[Host]:
+    """Boots a host with these settings, on which branchmig has been installed."""
+    with ExitStack() as stack:
+
+        def boot(settings: str, shared: dict[Path, str] | None = None) -> Guest:
+            environment = {installed.environment: "/usr/local/lib/branchmig"}
+            guest = Guest(tmp_path / "disk", installed.files, environment, shared or {})
+            stack.enter_context(booted(guest))
+            guest.put("/etc/branchmig/branchmig.toml", settings)
+            guest.run("systemd-sysusers")
+            guest.run("systemd-tmpfiles", "--create", "branchmig.conf")
+            return guest
+
+        yield boot
+
+
+def office(guest: Guest) -> Office:
+    """The state of a guest as this machine sees it."""
+    return Office(guest.disk / "branchmig")
+
+
+def add(guest: Guest, *codes: str, **urls: str) -> None:
+    """Branches on SQLite beside HeadOffice, and others under their URLs."""
+    where = {code: f"sqlite:////var/lib/branchmig/branches/{code.lower()}.db" for code in codes}
+    lines = ["code,url", *(f"{code},{url}" for code, url in {**where, **urls}.items()), ""]
+    guest.branchmig("init")
+    guest.branchmig("branch", "import", "-", stdin="\n".join(lines))
+    guest.run("runuser", "-u", "branchmig", "--", "mkdir", "-p", "/var/lib/branchmig/branches")
+
+
+def statuses(guest: Guest) -> dict[str, str]:
+    return {row["branchCode"]: row["status"] for row in json.loads(guest.branchmig("status", "--json"))}
+
+
+def ticks(guest: Guest, unit: str = SERVICE) -> int:
+    """How many runs have come to their end since the boot."""
+    return sum("apply-all finished" in line for line in guest.journal(unit))
+
+
+def use_slow(guest: Guest) -> None:
+    """The history `slow`, beside the settings."""
+    shutil.copytree(HISTORIES / "slow", guest.disk / "etc/branchmig/slow")
+
+
+@contextmanager
+def guarded_server() -> Iterator[Postgresql]:
+    """A PostgreSQL with a socket in its folder, for guests, who do not reach its port."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp", prefix="socket-")))
+        folder.chmod(0o777)
+        server = stack.enter_context(private(Postgresql, "-c", f"unix_socket_directories={folder}"))
+        server.sockets = folder
+        yield server
+
+
+PASSWORD = "a Till's very own 53cret"
+
+
+def test_ticks_come_by_themselves_with_a_secret_that_systemd_keeps_and_go_on_after_a_reboot(
+    host: Host,
+) -> None:
+    with guarded_server() as server:
+        server.add_user("till", PASSWORD)
+        server.query("CREATE DATABASE shop OWNER till")
+        guest = host(SETTINGS, {server.sockets: "/run/postgresql"})
+        guest.put("/etc/branchmig/credentials/till", f"*:*:*:till:{PASSWORD}\n", 0o600)
+        guest.put(
+            "/etc/systemd/system/branchmig.service.d/host.conf",
+            "[Service]\nLoadCredential=till:/etc/branchmig/credentials/till\n",
+        )
+        guest.put("/etc/systemd/system/branchmig.timer.d/quick.conf", QUICK_TIMER)
+        shop = (
+            f"postgresql://till@/shop?host=/run/postgresql&port={server.port}"
+            "&passfile=/run/credentials/branchmig.service/till"
+        )
+        add(guest, "BR1", "BR2", "BR3", SHOP=shop)
+        guest.systemctl("enable", "--now", "branchmig.timer")
+        until(lambda: ticks(guest) >= 3, "three ticks")
+        assert set(statuses(guest).values()) == {"Completed"}
+        journal = guest.journal(SERVICE)
+        for code in ("BR1", "BR2", "BR3", "SHOP"):
+            assert sum(f"INFO {code} migrated" in line for line in journal) == 1, journal
+        assert PASSWORD not in "\n".join(journal)
+        runs = office(guest).headoffice("SELECT DISTINCT command, trigger FROM branchmig_runs WHERE exit_code = 0 AND command = 'apply-all'")
+        assert runs == [("apply-all", "timer")]
+
+        add(guest, "BR4")
+        guest.shut_down()
+        guest.start()
+        until(lambda: ticks(guest) >= 1, "a tick after the reboot")
+        until(lambda: set(statuses(guest).values()) == {"Completed"}, "the new branch at head")
+        assert guest.shows(SERVICE, "Result") == ("success",)
+
+
+def test_a_stop_in_the_middle_of_a_revision_leaves_everything_in_order(host: Host) -> None:
+    guest = host(SLOW)
+    use_slow(guest)
+    add(guest, "BR1", "BR2")
+    here = office(guest)
+    hold(here, "BR1")
+    guest.systemctl("start", "--no-block", SERVICE)
+    begun(here, "BR1", "s2_many")
+    guest.systemctl("stop", "--no-block", SERVICE)
+    until(lambda: guest.shows(SERVICE, "ActiveState") == ("deactivating",), "the stop")
+    release(here, "BR1")
+    until(lambda: guest.shows(SERVICE, "ActiveState") == ("inactive",), "the end of the run")
+    assert guest.shows(SERVICE, "Result", "ExecMainStatus") == ("success", "143")
+    assert head(here, "BR1") == "s2_many"
+    (row,) = json.loads(guest.branchmig("status", "BR1", "--json"))
+    assert (row["status"], row["retryCount"], row["isLocked"]) == ("Pending", 0, False)
+    assert not guest.journal("branchmig-failed@branchmig.service.service")
+    guest.systemctl("start", SERVICE)
+    assert statuses(guest) == {"BR1": "Completed", "BR2": "Completed"}
+
+
+def test_an_overlong_run_is_ended_and_a_later_tick_puts_it_right(host: Host) -> None:
+    guest = host(SLOW)
+    use_slow(guest)
+    add(guest, "BR1")
+    guest.put(
+        "/etc/systemd/system/branchmig.service.d/host.conf",
+        "[Service]\nTimeoutStartSec=4s\nTimeoutStopSec=500ms\n",
+    )
+    here = office(guest)
+    lengthen(here, "BR1")
+    guest.systemctl("start", SERVICE, code=1)
+    assert guest.shows(SERVICE, "Result", "ActiveState") == ("timeout", "failed")
+    assert not guest.run("pgrep", "-u", "branchmig", code=1).stdout
+    shorten(here, "BR1")
+
+    def put_right() -> bool:
+        guest.systemctl("start", SERVICE, code=None)
+        return statuses(guest) == {"BR1": "Completed"}
+
+    until(put_right, "a tick that takes over what the killed one had leased")
+    assert head(here, "BR1") == "s4"
+
+
+def test_a_power_cut_in_the_middle_of_a_revision_is_put_right_after_the_boot(host: Host) -> None:
+    guest = host(SLOW)
+    use_slow(guest)
+    add(guest, "BR1", "BR2")
+    guest.put("/etc/systemd/system/branchmig.timer.d/quick.conf", QUICK_TIMER)
+    here = office(guest)
+    hold(here, "BR1")
+    guest.systemctl("enable", "--now", "branchmig.timer")
+    begun(here, "BR1", "s2_many")
+    guest.cut_power()
+    release(here, "BR1")
+    guest.start()
+    until(lambda: set(statuses(guest).values()) == {"Completed"}, "every branch at head")
+    assert {head(here, "BR1"), head(here, "BR2")} == {"s4"}
+
+
+def test_a_run_that_does_not_find_headoffice_is_a_failed_unit_and_is_told_of(host: Host) -> None:
+    guest = host('[headoffice]\nurl = "postgresql://nobody@localhost:1/headoffice"\n')
+    guest.put("/etc/branchmig/on-failure", '#!/bin/sh\necho "a pager rings for $1"\n', 0o755)
+    guest.systemctl("start", SERVICE, code=1)
+    assert guest.shows(SERVICE, "ActiveState", "ExecMainStatus") == ("failed", "69")
+    told = "branchmig-failed@branchmig.service.service"
+    until(lambda: guest.shows(told, "ActiveState", "ExecMainStatus") == ("inactive", "0"), "the end of the notifier")
+    until(lambda: guest.journal(told, "--priority=err"), "what it tells")
+    lines = guest.journal(told, "--priority=err")
+    assert [line for line in lines if line.startswith("branchmig.service has failed: exit-code 69")]
+    assert "a pager rings for branchmig.service" in lines
+    # Names are looked up and TCP is spoken within the walls of the unit.
+    assert [line for line in guest.journal(SERVICE) if "refused" in line]
+
+
+def test_each_instance_has_settings_of_its_own_and_a_drop_in_opens_further_folders(host: Host) -> None:
+    guest = host(SETTINGS)
+    guest.put(
+        "/etc/branchmig/north.toml", SETTINGS.replace("headoffice.db", "north.db")
+    )
+    config = ("--config", "/etc/branchmig/north.toml")
+    guest.branchmig(*config, "init")
+    for code, tag in (("BR1", "harbour"), ("BR2", "hill")):
+        guest.branchmig(*config, "branch", "add", code, "--url", f"sqlite:////srv/tills/{code}.db", "--tag", tag)
+    guest.run("install", "-d", "-o", "branchmig", "/srv/tills")
+    guest.systemctl("start", "branchmig@north.service", code=1)
+    assert guest.shows("branchmig@north.service", "ExecMainStatus") == ("1",)
+    guest.put(
+        "/etc/systemd/system/branchmig@north.service.d/host.conf",
+        '[Service]\nReadWritePaths=-/srv/tills\nReadWritePaths=-/srv/not-mounted\nEnvironment="OPTIONS=--tag harbour"\n',
+    )
+    guest.systemctl("start", "branchmig@north.service")
+    found = json.loads(guest.branchmig(*config, "status", "--json"))
+    assert {row["branchCode"]: row["status"] for row in found} == {"BR1": "Completed", "BR2": "Failed"}
