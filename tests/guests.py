@@ -47,7 +47,7 @@ cp -a "$GUEST_FILES/." upper/
 mount -n -t overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work guest root
 for bind in $GUEST_BINDS; do
     from=${bind%%:*} rest=${bind#*:}
-    mkdir -p "root${rest%%:*}"  # in the overlay, so here or in a folder bound before
+    mkdir -p "root${rest%%:*}"  # nothing below /run, /dev, /tmp: those are mounted later
     mount -n --bind "$from" "root${rest%%:*}"
     mount -n -o "remount,bind,${rest#*:}" "root${rest%%:*}"
 done
@@ -143,6 +143,7 @@ class Guest:
             'echo $$ >"$1/cgroup.procs" && exec setpriv --pdeathsig=KILL unshare --fork '
             '--kill-child=KILL --pid --mount --uts --ipc --net --cgroup sh -c "$2"'
         )
+        log = (self.disk / "boot.log").open("wb")
         self._process = subprocess.Popen(
             ["sh", "-c", enter, "sh", self._cgroup, _BOOT],
             env={
@@ -154,9 +155,10 @@ class Guest:
             },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=(self.disk / "boot.log").open("wb"),
+            stderr=log,
             start_new_session=True,
         )
+        log.close()
         self._first = until(self._pid_of_systemd, "the guest's systemd")
         until(self._is_up, "the end of the guest's boot")
         return self
