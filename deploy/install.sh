@@ -87,7 +87,7 @@ check_target() {
             fail "PREFIX=$PREFIX is below a home, which the service cannot see (ProtectHome=)" \
                 "make install PREFIX=/opt/branchmig; for yourself alone: pip install ." ;;
     esac
-    for folder in "$DESTDIR$environment" "$DESTDIR$units" "$DESTDIR${settings%/*}"; do
+    for folder in "$DESTDIR${environment%/*}" "$DESTDIR$units" "$DESTDIR${settings%/*}"; do
         { mkdir -p "$folder" && [ -w "$folder" ]; } 2>/dev/null ||
             fail "$folder cannot be written by $(id -un)" \
                 "run it as root, or into a folder of your own: make install DESTDIR=/tmp/package"

@@ -190,11 +190,17 @@ class Guest:
         self._process.wait(60)
         until(lambda: "populated 0" in self._events(), "the end of the guest's processes")
         for folder, _, _ in os.walk(self._cgroup, topdown=False):
-            os.rmdir(folder)
+            Path(folder).rmdir()
         self._process = None
 
     def _events(self) -> str:
         return (self._cgroup / "cgroup.events").read_text()
+
+    def processes(self, unit: str) -> list[str]:
+        """The ids of what a unit of it has running, as this machine counts."""
+        with suppress(FileNotFoundError):
+            return (self._cgroup / "system.slice" / unit / "cgroup.procs").read_text().split()
+        return []
 
     # Within it ------------------------------------------------------------------------------------
 
@@ -212,13 +218,16 @@ class Guest:
             check=False,
         )
         if code is not None:
-            assert done.returncode == code, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
+            assert done.returncode == code, (
+                f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
+            )
         return done
 
     def branchmig(self, *arguments: str, code: int = 0, stdin: str = "") -> str:
-        """Run the program as an operator does who takes the service's account."""
+        """Run the program as an operator does who is root and takes the service's account."""
+        at_home = ("sh", "-c", 'cd /root && exec "$@"', "sh")
         command = ("runuser", "-u", "branchmig", "--", "branchmig", *arguments)
-        return self.run(*command, code=code, stdin=stdin).stdout
+        return self.run(*at_home, *command, code=code, stdin=stdin).stdout
 
     def systemctl(self, *arguments: str, code: int | None = 0) -> str:
         return self.run("systemctl", *arguments, code=code).stdout.strip()

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,7 +18,7 @@ from guests import Guest, booted, leave_out_without_guests
 from office import HISTORIES, Office
 from processes import until
 from servers import Postgresql, private
-from slow import begun, head, hold, lengthen, mark, release, shorten
+from slow import begun, head, hold, lengthen, release, shorten
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -109,7 +108,9 @@ def add(guest: Guest, *codes: str, **urls: str) -> None:
 
 
 def statuses(guest: Guest) -> dict[str, str]:
-    return {row["branchCode"]: row["status"] for row in json.loads(guest.branchmig("status", "--json"))}
+    return {
+        row["branchCode"]: row["status"] for row in json.loads(guest.branchmig("status", "--json"))
+    }
 
 
 def ticks(guest: Guest, unit: str = SERVICE) -> int:
@@ -132,26 +133,44 @@ def use_slow(guest: Guest) -> None:
 
 
 @contextmanager
-def guarded_server() -> Iterator[Postgresql]:
-    """A PostgreSQL with a socket in its folder, for guests, who do not reach its port."""
+def guarded_server() -> Iterator[tuple[Postgresql, Path]]:
+    """A PostgreSQL and the folder of its socket, for guests, who do not reach its port."""
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp", prefix="socket-")))
+        folder = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp", prefix="socket-"))
+        )
         folder.chmod(0o777)
         server = stack.enter_context(private(Postgresql, "-c", f"unix_socket_directories={folder}"))
-        server.sockets = folder
-        yield server
+        yield server, folder
 
 
 PASSWORD = "a Till's very own 53cret"
 
 
+def test_what_is_installed_is_found_by_shells_and_by_systemd(host: Host) -> None:
+    guest = host(SETTINGS)
+    assert guest.run("branchmig", "--version").stdout.startswith("branchmig ")
+    assert "apply\\-all" in guest.run("cat", "/usr/local/share/man/man1/branchmig.1").stdout
+    completed = guest.run(
+        "bash", "-c",
+        ". /usr/local/share/bash-completion/completions/branchmig; COMP_WORDS=(branchmig apply-) "
+        'COMP_CWORD=1; _branchmig_completion branchmig; echo "${COMPREPLY[@]}"',
+    )  # fmt: skip
+    assert completed.stdout.split() == ["apply-all"]
+    account, _, folder = guest.run("getent", "passwd", "branchmig").stdout.strip().rpartition(":")
+    assert "/var/lib/branchmig" in account, folder
+    modes = guest.run("stat", "-c", "%a %U %G", "/etc/branchmig", "/etc/branchmig/branchmig.toml")
+    assert modes.stdout.splitlines() == ["750 root branchmig", "640 root branchmig"]
+    guest.systemctl("enable", "branchmig.timer", "branchmig@north.timer")
+
+
 def test_ticks_come_by_themselves_with_a_secret_that_systemd_keeps_and_go_on_after_a_reboot(
     host: Host,
 ) -> None:
-    with guarded_server() as server:
+    with guarded_server() as (server, sockets):
         server.add_user("till", PASSWORD)
         server.query("CREATE DATABASE shop OWNER till")
-        guest = host(SETTINGS, {server.sockets: "/srv/postgresql"})
+        guest = host(SETTINGS, {sockets: "/srv/postgresql"})
         guest.put("/etc/branchmig/credentials/till", f"[till]\npassword={PASSWORD}\n", 0o600)
         guest.put(
             "/etc/systemd/system/branchmig.service.d/host.conf",
@@ -159,15 +178,12 @@ def test_ticks_come_by_themselves_with_a_secret_that_systemd_keeps_and_go_on_aft
             "Environment=PGSERVICEFILE=%d/till\n",
         )
         guest.put("/etc/systemd/system/branchmig.timer.d/quick.conf", QUICK_TIMER)
-        shop = (
-            f"postgresql://till@/shop?host=/srv/postgresql&port={server.port}"
-            "&service=till"
-        )
+        shop = f"postgresql://till@/shop?host=/srv/postgresql&port={server.port}&service=till"
         add(guest, "BR1", "BR2", "BR3", SHOP=shop)
         guest.systemctl("enable", "--now", "branchmig.timer")
         until(lambda: ticks(guest) >= 3, "three ticks")
         journal = guest.journal(SERVICE)
-        assert set(statuses(guest).values()) == {"Completed"}, [l for l in journal if "SHOP" in l]
+        assert set(statuses(guest).values()) == {"Completed"}, journal
         for code in ("BR1", "BR2", "BR3", "SHOP"):
             assert sum(f"INFO {code} migrated" in line for line in journal) == 1, journal
         assert PASSWORD not in "\n".join(journal)
@@ -189,6 +205,7 @@ def test_a_stop_in_the_middle_of_a_revision_leaves_everything_in_order(host: Hos
     hold(here, "BR1")
     guest.systemctl("start", "--no-block", SERVICE)
     begun(here, "BR1", "s2_many")
+    assert guest.processes(SERVICE)
     guest.systemctl("stop", "--no-block", SERVICE)
     until(lambda: guest.shows(SERVICE, "ActiveState") == ("deactivating",), "the stop")
     release(here, "BR1")
@@ -214,7 +231,7 @@ def test_an_overlong_run_is_ended_and_a_later_tick_puts_it_right(host: Host) -> 
     lengthen(here, "BR1")
     guest.systemctl("start", SERVICE, code=1)
     assert guest.shows(SERVICE, "Result", "ActiveState") == ("timeout", "failed")
-    assert not guest.run("pgrep", "-u", "branchmig", code=1).stdout
+    assert not guest.processes(SERVICE)
     shorten(here, "BR1")
 
     def put_right() -> bool:
@@ -247,7 +264,10 @@ def test_a_run_that_does_not_find_headoffice_is_a_failed_unit_and_is_told_of(hos
     guest.systemctl("start", SERVICE, code=1)
     assert guest.shows(SERVICE, "ActiveState", "ExecMainStatus") == ("failed", "69")
     told = "branchmig-failed@branchmig.service.service"
-    until(lambda: guest.shows(told, "ActiveState", "ExecMainStatus") == ("inactive", "0"), "the end of the notifier")
+    until(
+        lambda: guest.shows(told, "ActiveState", "ExecMainStatus") == ("inactive", "0"),
+        "the end of the notifier",
+    )
     until(lambda: guest.journal(told, "--priority=err"), "what it tells")
     lines = guest.journal(told, "--priority=err")
     assert [line for line in lines if line.startswith("branchmig.service has failed: exit-code 69")]
@@ -256,22 +276,28 @@ def test_a_run_that_does_not_find_headoffice_is_a_failed_unit_and_is_told_of(hos
     assert [line for line in guest.journal(SERVICE) if "refused" in line]
 
 
-def test_each_instance_has_settings_of_its_own_and_a_drop_in_opens_further_folders(host: Host) -> None:
+def test_each_instance_has_settings_of_its_own_and_a_drop_in_opens_further_folders(
+    host: Host,
+) -> None:
     guest = host(SETTINGS)
-    guest.put(
-        "/etc/branchmig/north.toml", SETTINGS.replace("headoffice.db", "north.db")
-    )
+    guest.put("/etc/branchmig/north.toml", SETTINGS.replace("headoffice.db", "north.db"))
     config = ("--config", "/etc/branchmig/north.toml")
     guest.branchmig(*config, "init")
     for code, tag in (("BR1", "harbour"), ("BR2", "hill")):
-        guest.branchmig(*config, "branch", "add", code, "--url", f"sqlite:////srv/tills/{code}.db", "--tag", tag)
+        guest.branchmig(
+            *config, "branch", "add", code, "--url", f"sqlite:////srv/tills/{code}.db", "--tag", tag
+        )
     guest.run("install", "-d", "-o", "branchmig", "/srv/tills")
     guest.systemctl("start", "branchmig@north.service", code=1)
     assert guest.shows("branchmig@north.service", "ExecMainStatus") == ("1",)
     guest.put(
         "/etc/systemd/system/branchmig@north.service.d/host.conf",
-        '[Service]\nReadWritePaths=-/srv/tills\nReadWritePaths=-/srv/not-mounted\nEnvironment="OPTIONS=--tag harbour"\n',
+        "[Service]\nReadWritePaths=-/srv/tills\nReadWritePaths=-/srv/not-mounted\n"
+        'Environment="OPTIONS=--tag harbour"\n',
     )
     guest.systemctl("start", "branchmig@north.service")
     found = json.loads(guest.branchmig(*config, "status", "--json"))
-    assert {row["branchCode"]: row["status"] for row in found} == {"BR1": "Completed", "BR2": "Failed"}
+    assert {row["branchCode"]: row["status"] for row in found} == {
+        "BR1": "Completed",
+        "BR2": "Failed",
+    }
