@@ -8,6 +8,7 @@ stands. Whatever goes wrong ends as a value.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -30,6 +31,7 @@ from .errors import (
     PlanError,
     Stopped,
     ValidationFailed,
+    WindowClosed,
 )
 from .fence import Fence, Fencing, stopped
 from .model import (
@@ -55,6 +57,7 @@ _SKIPS = {
     BranchBusy: SkipReason.BUSY,
     LeaseLost: SkipReason.LEASED,
     Stopped: SkipReason.STOPPED,
+    WindowClosed: SkipReason.WINDOW,
 }
 
 
@@ -77,11 +80,14 @@ class Work(NoHooks):
         self.plan: Plan | None = None
         self.heads: Heads | None = None
         self.applied: list[str] = []
+        self.took: list[float] = []
         self.warnings: list[str] = []
         self.journal = NoJournal()
         self._connection: sa.Connection | None = None
         self._broken: Any = None
         self._running: str | None = None
+        self._expected = dict(task.expected)
+        self._since = 0.0
         self._kept = False
         self._seen: set[int] = set()
         self._interrupted = False
@@ -90,6 +96,7 @@ class Work(NoHooks):
         return Attempt(
             plan=self.plan,
             applied=tuple(self.applied),
+            took=tuple(self.took),
             heads=self.heads,
             warnings=(*self.warnings, *self.journal.warnings),
         )
@@ -157,7 +164,7 @@ class Work(NoHooks):
                     self,
                     transactional_ddl=self.strategy.capabilities.transactional_ddl,
                 )
-        except (LeaseLost, Stopped, MigrationFailed, NeedsPerson):
+        except (LeaseLost, Stopped, WindowClosed, MigrationFailed, NeedsPerson):
             raise
         except BaseException as error:
             raise self._failed(error) from error
@@ -254,8 +261,9 @@ class Work(NoHooks):
     # Hooks ------------------------------------------------------------------------------------
 
     def before_step(self, step: Step) -> None:
-        self.fence.check_step()
+        self.fence.check_step(self._expected.get(step.revision, 0))
         self._running = step.revision
+        self._since = time.monotonic()
 
     def begun(self, step: Step) -> None:
         assert self._connection is not None
@@ -303,6 +311,7 @@ class Work(NoHooks):
     def landed(self, step: Step) -> None:
         self.journal.landed(step)
         self.applied.append(step.revision)
+        self.took.append(time.monotonic() - self._since)
         self.heads = step.to_heads
         self._running = None
 

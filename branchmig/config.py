@@ -13,12 +13,20 @@ import re
 import stat
 import tomllib
 from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -96,7 +104,8 @@ class ValidationSettings(_Section):
 
 
 class RunSettings(_Section):
-    """How a run behaves. Times in seconds. `workers` None: two for each core."""
+    """How a run behaves. Times in seconds. `workers` None: two for each core. `max_minutes`: after
+    which a run begins no branch any more; None: no such limit."""
 
     workers: int | None = Field(None, ge=1, le=1000)
     per_server: int = Field(4, ge=1)
@@ -107,6 +116,7 @@ class RunSettings(_Section):
     lock_tries: int = Field(3, ge=1, le=100)
     statement_timeout: float = Field(0, ge=0, le=_DAY)
     lease_seconds: float = Field(600, ge=1, le=_DAY)
+    max_minutes: float | None = Field(None, gt=0, le=_DAY / 60)
 
 
 class RetrySettings(_Section):
@@ -167,6 +177,110 @@ class RolloutSettings(_Section):
     soak_seconds: float = Field(0, ge=0, le=30 * _DAY)
 
 
+def _cron(given: Any) -> Any:
+    if not isinstance(given, str):
+        return given
+    from cronsim import CronSim, CronSimError
+
+    try:
+        if next(CronSim(given, datetime.now(UTC)), None):
+            return given
+    except CronSimError as error:
+        raise PydanticCustomError(
+            "cron", "Input should be a cron expression ({why})", {"why": str(error)}
+        ) from None
+    raise PydanticCustomError("cron", "Input should be a cron expression for a day that comes")
+
+
+def _zone(given: Any) -> Any:
+    from zoneinfo import ZoneInfo
+
+    try:
+        if isinstance(given, str):
+            ZoneInfo(given)
+        return given
+    # A folder of zones, a file that is none, a name with a slash too many: each its own error.
+    except (KeyError, ValueError, OSError):
+        raise PydanticCustomError(
+            "zone", "Input should be a time zone such as Europe/Berlin"
+        ) from None
+
+
+_Zone = Annotated[str, BeforeValidator(_zone)]
+
+
+class _Whom(_Section):
+    """A rule for the branches with a tag, for the branch of a code, or for all."""
+
+    tag: str | None = None
+    branch: str | None = None
+    tz: _Zone = "UTC"
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if self.tag is not None and self.branch is not None:
+            raise PydanticCustomError("whom", "Input should have a tag or a branch, not both")
+        return self
+
+
+class WindowSettings(_Whom):
+    """A window: opened by `cron` in the time zone `tz`, for `hours` of elapsed time."""
+
+    cron: Annotated[str, BeforeValidator(_cron)]
+    hours: float = Field(gt=0, le=7 * 24)
+
+
+def _day_or_moment(given: Any) -> Any:
+    """Text, as a variable has it: only one with a time in it is a moment."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return date.fromisoformat(given) if len(given) == 10 else datetime.fromisoformat(given)
+    except ValueError:
+        raise PydanticCustomError("day", "Input should be a day or a moment") from None
+
+
+_Day = Annotated[date | datetime, BeforeValidator(_day_or_moment)]
+
+
+class FreezeSettings(_Whom):
+    """A freeze: from a day or a moment until another. A day counts whole, the last one too."""
+
+    start: _Day = Field(alias="from")
+    until: _Day
+
+    @property
+    def begins(self) -> datetime:
+        return self._moment(self.start)
+
+    @property
+    def ends(self) -> datetime:
+        day = not isinstance(self.until, datetime)
+        return self._moment(self.until + timedelta(days=1) if day else self.until)
+
+    def _moment(self, given: date | datetime) -> datetime:
+        """In `tz`, unless it names a zone of its own."""
+        from zoneinfo import ZoneInfo
+
+        zone = ZoneInfo(self.tz)
+        if isinstance(given, datetime):
+            return given if given.tzinfo else given.replace(tzinfo=zone)
+        return datetime.combine(given, datetime.min.time(), zone)
+
+    @model_validator(mode="after")
+    def _has_an_end(self) -> Self:
+        if self.ends <= self.begins:
+            raise PydanticCustomError("freeze", "Input should end after it begins")
+        return self
+
+
+class ScheduleSettings(_Section):
+    """When branches may be migrated by apply-all: in `windows`, and in no freeze."""
+
+    windows: tuple[WindowSettings, ...] = ()
+    freezes: tuple[FreezeSettings, ...] = ()
+
+
 class Settings(BaseSettings):
     """All settings of one program run; picklable, so that worker processes get the same.
 
@@ -188,6 +302,7 @@ class Settings(BaseSettings):
     run: RunSettings = RunSettings()
     retry: RetrySettings = RetrySettings()
     rollout: RolloutSettings | None = None
+    schedule: ScheduleSettings = ScheduleSettings()
 
     @property
     def folder(self) -> Path:
@@ -360,6 +475,8 @@ def _explain(file: Path, error: ValidationError) -> ConfigError:
     key = path[0]
     defaults = getattr(_DEFAULTS, section)
     variable = _variable(section, key)
+    if len(path) > 1 and path[1].isdecimal():
+        return _explain_entry(f"{variable or f'{file}: [{section}] {key}'}", path[1:], first)
     if first["type"] == "extra_forbidden":
         where = variable or file
         known = list(type(defaults).model_fields)
@@ -372,6 +489,19 @@ def _explain(file: Path, error: ValidationError) -> ConfigError:
         "a list is written a,b,c here, a table as JSON"
         if variable
         else f"the default is {_toml(getattr(defaults, key))}",
+    )
+
+
+def _explain_entry(where: str, path: Sequence[str], wrong: ErrorDetails) -> ConfigError:
+    """What is wrong with one entry of a list of tables."""
+    position, *key = path
+    at = f"{where}, entry {int(position) + 1}"
+    if wrong["type"] in ("missing", "extra_forbidden") and key:
+        lacks = "lacks" if wrong["type"] == "missing" else "may not have"
+        return ConfigError(f"{at} {lacks} the key {key[0]!r}", "see the settings in the README")
+    wanted = wrong["msg"].replace("Input", key[0] if key else "it")
+    return ConfigError(
+        f"{at}: {wanted}, not {mask(repr(wrong['input']))}", "see the settings in the README"
     )
 
 

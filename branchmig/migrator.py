@@ -251,6 +251,7 @@ def _together(before: Attempt, after: Attempt) -> Attempt:
         after,
         plan=before.plan or after.plan,
         applied=before.applied + after.applied,
+        took=before.took + after.took,
         heads=before.heads if after.heads is None else after.heads,
         warnings=before.warnings + after.warnings,
     )

@@ -117,17 +117,25 @@ def apply_all(
             show_default=False,
         ),
     ] = None,
+    ignore_windows: Annotated[
+        bool,
+        typer.Option("--ignore-windows", help="Also outside of windows, and in freezes."),
+    ] = False,
     init: Annotated[bool, typer.Option("--init", help="Run `init` first, for timers.")] = False,
 ) -> None:
     """Bring every active branch to the target; one bad branch never stops the others.
 
-    Leaves alone what waits for its next attempt, needs a person, is pinned or is being migrated.
+    Leaves alone what waits for its next attempt or its window, needs a person, is pinned or is
+    being migrated.
 
     Example: branchmig apply-all --tag north
     """
+    from ..fleet.dispatch import Assignment
     from ..fleet.fleet import Fleet, check
     from ..fleet.rollout import joined
     from ..fleet.selection import select
+    from ..fleet.timetable import Timetable, scheduled
+    from ..windows import Schedule
 
     if init:
         from dataclasses import replace
@@ -146,10 +154,12 @@ def apply_all(
         records = select(everyone, chosen)
         check(manager, records, target)
         with recorded(manager) as end:
-            gate = joined(manager, everyone, target)
+            schedule = scheduled(session.settings.schedule)
+            timetable = Timetable(manager, Schedule() if ignore_windows else schedule)
+            assignment = Assignment(target, joined(manager, everyone, target), timetable)
             crew = _crew(manager, workers, executor)
-            fleet = Fleet(manager, _sinks(session, stack), crew, gate)
-            report = fleet.apply_all(records, target)
+            fleet = Fleet(manager, _sinks(session, stack), crew)
+            report = fleet.apply_all(records, assignment)
             code = _signalled(manager) or report.exit_code
             end(code)
     _show_report(session, report, prefixed=True)
