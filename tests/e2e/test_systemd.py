@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -21,6 +22,7 @@ from servers import Postgresql, private
 from slow import begun, head, hold, lengthen, release, shorten
 
 ROOT = Path(__file__).resolve().parents[2]
+STATE = "/var/lib/branchmig"
 
 SERVICE = "branchmig.service"
 SETTINGS = """
@@ -100,11 +102,11 @@ def office(guest: Guest) -> Office:
 
 def add(guest: Guest, *codes: str, **urls: str) -> None:
     """Branches on SQLite beside HeadOffice, and others under their URLs."""
-    where = {code: f"sqlite:////var/lib/branchmig/branches/{code.lower()}.db" for code in codes}
+    where = {code: f"sqlite:///{STATE}/branches/{code.lower()}.db" for code in codes}
     lines = ["code,url", *(f"{code},{url}" for code, url in {**where, **urls}.items()), ""]
     guest.branchmig("init")
     guest.branchmig("branch", "import", "-", stdin="\n".join(lines))
-    guest.run("runuser", "-u", "branchmig", "--", "mkdir", "-p", "/var/lib/branchmig/branches")
+    guest.run("runuser", "-u", "branchmig", "--", "mkdir", "-p", f"{STATE}/branches")
 
 
 def statuses(guest: Guest) -> dict[str, str]:
@@ -164,6 +166,29 @@ def test_what_is_installed_is_found_by_shells_and_by_systemd(host: Host) -> None
     guest.systemctl("enable", "branchmig.timer", "branchmig@north.timer")
 
 
+def printed(file: Path, begin: str, end: str, block: str) -> list[str]:
+    """The commands that a text shows between two headings."""
+    found = re.findall(block, file.read_text().partition(begin)[2].partition(end)[0])
+    return [line.replace("\\-", "-") for text in found for line in text.strip().splitlines()]
+
+
+def test_every_command_of_the_readme_and_the_manual_does_on_a_server_what_they_say(
+    host: Host,
+) -> None:
+    guest = host(SETTINGS)
+    guest.run(
+        "sh", "-c", "cat >/root/branches.csv", stdin=f"code,url\nBR001,sqlite:///{STATE}/1.db\n"
+    )
+    first_day = printed(ROOT / "README.md", "## On a server", "\n## ", r"(?s)\n\n(    .*?)\n\n")
+    assert [line.split()[0] for line in first_day[:2]] == ["make", "editor"]
+    manual = printed(ROOT / "deploy/branchmig.1.in", ".SH EXAMPLES", ".SH", r"(?s)\.EX\n(.*?)\.EE")
+    assert len(manual) > 5
+    for command in first_day[2:] + manual:
+        guest.run("sh", "-c", f"cd /root; {command}")
+    assert statuses(guest) == {"BR001": "Completed"}
+    assert [line for line in guest.journal(SERVICE) if "BR001 migrated" in line]
+
+
 def test_ticks_come_by_themselves_with_a_secret_that_systemd_keeps_and_go_on_after_a_reboot(
     host: Host,
 ) -> None:
@@ -181,7 +206,7 @@ def test_ticks_come_by_themselves_with_a_secret_that_systemd_keeps_and_go_on_aft
         shop = f"postgresql://till@/shop?host=/srv/postgresql&port={server.port}&service=till"
         add(guest, "BR1", "BR2", "BR3", SHOP=shop)
         guest.systemctl("enable", "--now", "branchmig.timer")
-        until(lambda: ticks(guest) >= 3, "three ticks")
+        until(lambda: ticks(guest) >= 3, "three ticks", 60)
         journal = guest.journal(SERVICE)
         assert set(statuses(guest).values()) == {"Completed"}, journal
         for code in ("BR1", "BR2", "BR3", "SHOP"):
@@ -233,6 +258,7 @@ def test_an_overlong_run_is_ended_and_a_later_tick_puts_it_right(host: Host) -> 
     assert guest.shows(SERVICE, "Result", "ActiveState") == ("timeout", "failed")
     assert not guest.processes(SERVICE)
     shorten(here, "BR1")
+    guest.put("/etc/systemd/system/branchmig.service.d/host.conf", "")
 
     def put_right() -> bool:
         guest.systemctl("start", SERVICE, code=None)
