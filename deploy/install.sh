@@ -196,7 +196,7 @@ make_known() {
     echo "branchmig is in $DESTDIR$program. What comes next:"
     [ -z "$DESTDIR" ] || echo "  systemd-sysusers; systemd-tmpfiles --create    # where it is unpacked"
     echo "  \$EDITOR $settings"
-    echo "  runuser -u branchmig -- branchmig init"
+    echo "  runuser -u branchmig -- $program init"
     echo "  systemctl enable --now branchmig.timer         # or see $documents/crontab.example"
 }
 
