@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -281,6 +281,55 @@ class ScheduleSettings(_Section):
     freezes: tuple[FreezeSettings, ...] = ()
 
 
+def _words(given: Any) -> Any:
+    """A command as a list, or as a shell would split it."""
+    if not isinstance(given, str):
+        return given
+    import shlex
+
+    try:
+        return tuple(shlex.split(given))
+    except ValueError as error:
+        raise PydanticCustomError(
+            "command", "Input should be a command ({why})", {"why": str(error)}
+        ) from None
+
+
+_Command = Annotated[tuple[str, ...], BeforeValidator(_words)]
+
+
+class HookSettings(_Section):
+    """Commands run at certain moments, each for at most `timeout` seconds; and `scripts`, a folder
+    with SQL to be run on branches."""
+
+    before_run: _Command = ()
+    after_run: _Command = ()
+    before_branch: _Command = ()
+    after_branch: _Command = ()
+    on_failure: _Command = ()
+    on_halt: _Command = ()
+    timeout: float = Field(60, gt=0, le=_DAY)
+    scripts: str | None = None
+
+    def code(self, folder: Path) -> Iterator[Path]:
+        """The files that are run because of these settings, as far as they are named by a path."""
+        events = (
+            "before_run",
+            "after_run",
+            "before_branch",
+            "after_branch",
+            "on_failure",
+            "on_halt",
+        )
+        for event in events:
+            command: tuple[str, ...] = getattr(self, event)
+            if command and "/" in command[0]:
+                yield folder / command[0]
+        if self.scripts is not None:
+            root = folder / self.scripts
+            yield from (root, *sorted(root.rglob("*")))
+
+
 class Settings(BaseSettings):
     """All settings of one program run; picklable, so that worker processes get the same.
 
@@ -303,6 +352,7 @@ class Settings(BaseSettings):
     retry: RetrySettings = RetrySettings()
     rollout: RolloutSettings | None = None
     schedule: ScheduleSettings = ScheduleSettings()
+    hooks: HookSettings = HookSettings()
 
     @property
     def folder(self) -> Path:
@@ -423,7 +473,7 @@ def load(file: Path) -> tuple[Settings, tuple[str, ...]]:
     Raises ConfigError: unreadable, malformed (with line and column), an unknown key (with the
     nearest known one), a wrong value, or open to strangers and run as root.
     """
-    warnings = tuple(trust.check([file, file.parent]))
+    warnings = [*trust.check([file, file.parent])]
     content = _parsed(file)
     _refuse_unknown_sections(file, content)
     try:
@@ -431,7 +481,8 @@ def load(file: Path) -> tuple[Settings, tuple[str, ...]]:
     except ValidationError as error:
         raise _explain(file, error) from None
     remember_url(settings.headoffice.url)
-    return settings, warnings
+    warnings += trust.check(settings.hooks.code(settings.folder))
+    return settings, tuple(warnings)
 
 
 def _parsed(file: Path) -> dict[str, Any]:

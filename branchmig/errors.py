@@ -122,6 +122,10 @@ class WindowClosed(LeaseError):
     """The window in which a branch may be migrated leaves no time for the next revision."""
 
 
+class HookFailed(BranchmigError):
+    """A command or an SQL script of the operator's own did not do its work."""
+
+
 class Stopped(BranchmigError):
     """A person or the system asked this run to end."""
 

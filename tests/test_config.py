@@ -63,6 +63,11 @@ OVERRIDES: dict[str, tuple[str, Any]] = {
     "max_failures": ("7", 7),
     "soak_seconds": ("7", 7),
     "max_minutes": ("7", 7),
+    **dict.fromkeys(
+        ("before_run", "after_run", "before_branch", "after_branch", "on_failure", "on_halt"),
+        ("/usr/bin/true,a b", ("/usr/bin/true", "a b")),
+    ),
+    "timeout": ("7", 7),
     "windows": (
         '[{"tag": "north", "cron": "0 2 * * *", "hours": 3}]',
         (WindowSettings(tag="north", cron="0 2 * * *", hours=3),),
@@ -302,6 +307,11 @@ def test_what_is_wrong_in_the_environment_names_the_variable(
             "[schedule] freezes, entry 1: it should end after it begins",
             "see the settings",
         ),
+        (
+            '[hooks]\nafter_run = "a \'b"',
+            "[hooks] after_run: it should be a command (No closing quotation)",
+            "default is []",
+        ),
         ("[schedule]\nwindows = 3", "windows: it should be a list, not 3", "default is []"),
     ],
 )
@@ -378,6 +388,11 @@ def test_another_history_requires_no_tables_until_some_are_named(file: Path) -> 
     assert settings(file, "[migrations]\nscript_location = 'mine'").required_tables == ()
     named = "[migrations]\nscript_location = 'mine'\n[validation]\nrequired_tables = ['A']"
     assert settings(file, named).required_tables == ("A",)
+
+
+def test_a_command_is_a_list_or_what_a_shell_would_split(file: Path) -> None:
+    given = settings(file, "[hooks]\nafter_run = ['a', 'b c']\nbefore_run = \"a 'b c'\"")
+    assert given.hooks.after_run == given.hooks.before_run == ("a", "b c")
 
 
 def test_settings_cross_to_worker_processes_whole(file: Path) -> None:

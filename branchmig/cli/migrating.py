@@ -69,18 +69,24 @@ def apply(
 
     Example: branchmig apply BR001
     """
+    from ..hook_sink import HookSink, before_run
     from ..model import Report, SkipReason
+    from ..sinks import BranchFinished, RunFinished, Sinks
 
     started = time.monotonic()
     target = to or session.settings.migrations.target
     with session.writing("apply", target) as manager, listening(manager.fence):
         record = manager.store.record(branch)
         manager.migrator.history(record.branch.provider).check_target(target)
+        sinks = Sinks(HookSink(session.settings, manager.run, manager.fence))
         with recorded(manager) as end:
+            before_run(session.settings, manager.run, 1, manager.fence)
             with stdout_kept():
                 outcome = manager.apply(record, target, create=create)
             elapsed = timedelta(seconds=time.monotonic() - started)
             report = Report(manager.run.id, (outcome,), elapsed)
+            sinks.emit(BranchFinished(outcome))
+            sinks.emit(RunFinished(manager.run, report))
             code = report.exit_code
             if outcome.reason in (SkipReason.LEASED, SkipReason.BUSY):
                 code = TRY_AGAIN_LATER
@@ -135,6 +141,7 @@ def apply_all(
     from ..fleet.rollout import joined
     from ..fleet.selection import select
     from ..fleet.timetable import Timetable, scheduled
+    from ..hook_sink import before_run
     from ..windows import Schedule
 
     if init:
@@ -157,8 +164,9 @@ def apply_all(
             schedule = scheduled(session.settings.schedule)
             timetable = Timetable(manager, Schedule() if ignore_windows else schedule)
             assignment = Assignment(target, joined(manager, everyone, target), timetable)
+            before_run(session.settings, manager.run, len(records), manager.fence)
             crew = _crew(manager, workers, executor)
-            fleet = Fleet(manager, _sinks(session, stack), crew)
+            fleet = Fleet(manager, _sinks(session, manager, stack), crew)
             report = fleet.apply_all(records, assignment)
             code = _signalled(manager) or report.exit_code
             end(code)
@@ -446,12 +454,14 @@ def _show_report(session: Session, report: Report, *, prefixed: bool) -> None:
     session.show(lambda: documents.report(report, prefixed=prefixed), lambda: tables.report(report))
 
 
-def _sinks(session: Session, stack: ExitStack) -> Sinks:
-    """A progress bar on a terminal, a log line a branch otherwise."""
+def _sinks(session: Session, manager: BranchMigrationManager, stack: ExitStack) -> Sinks:
+    """A progress bar on a terminal, a log line a branch otherwise; and the operator's hooks."""
+    from ..hook_sink import HookSink
     from ..sinks import LogSink, Sinks
 
+    hooks = HookSink(session.settings, manager.run, manager.fence)
     if sys.stderr.isatty() and session.log_format == "human":
         from ..render.progress import ProgressSink
 
-        return Sinks(stack.enter_context(ProgressSink()))
-    return Sinks(LogSink())
+        return Sinks(stack.enter_context(ProgressSink()), hooks)
+    return Sinks(LogSink(), hooks)
