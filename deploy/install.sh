@@ -222,7 +222,7 @@ uninstall_all() {
         "$DESTDIR$documents"
     ! systemd_runs || systemctl daemon-reload
     echo "branchmig is gone from $DESTDIR$PREFIX. Left as they are: /etc/branchmig with the settings," \
-        "/var/lib/branchmig with HeadOffice and branches on SQLite, and the user branchmig."
+        "/var/lib/branchmig with HeadOffice and branches on SQLite, /var/log/branchmig, and the user branchmig."
 }
 
 case ${1:-} in

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn, Self
 
-from processes import until
+from processes import lives, until
 
 PROGRAMS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -135,7 +135,8 @@ class Guest:
         """Boot it, and wait until its timers are on."""
         root = _cgroups()
         assert root
-        self._cgroup = root / f"branchmig-test-{uuid.uuid4().hex}"
+        _sweep(root)
+        self._cgroup = root / f"branchmig-test.{os.getpid()}.{uuid.uuid4().hex}"
         self._cgroup.mkdir()
         # The shell joins the cgroup before it unshares: the guest's tree begins there. The guest
         # dies with the shell, and that with us.
@@ -189,8 +190,7 @@ class Guest:
         assert self._process
         self._process.wait(60)
         until(lambda: "populated 0" in self._events(), "the end of the guest's processes")
-        for folder, _, _ in os.walk(self._cgroup, topdown=False):
-            Path(folder).rmdir()
+        _remove(self._cgroup)
         self._process = None
 
     def _events(self) -> str:
@@ -251,6 +251,19 @@ class Guest:
         words = ("--no-pager", "--quiet", "--output=cat", f"--unit={unit}", *arguments)
         self.run("journalctl", "--sync")
         return self.run("journalctl", *words).stdout.splitlines()
+
+
+def _remove(cgroup: Path) -> None:
+    for folder, _, _ in os.walk(cgroup, topdown=False):
+        Path(folder).rmdir()
+
+
+def _sweep(root: Path) -> None:
+    """Remove the empty cgroups of sessions that were killed."""
+    for left in root.glob("branchmig-test.*"):
+        if not lives(int(left.name.split(".")[1])):
+            with suppress(OSError):  # its processes may be about to end
+                _remove(left)
 
 
 def _furnish(disk: Path, files: Path) -> None:

@@ -327,3 +327,24 @@ def test_each_instance_has_settings_of_its_own_and_a_drop_in_opens_further_folde
         "BR1": "Completed",
         "BR2": "Failed",
     }
+
+
+def test_a_fault_of_the_program_leaves_its_traceback_where_it_outlives_the_service(
+    host: Host,
+) -> None:
+    guest = host(SETTINGS)
+    guest.put(
+        "/etc/branchmig/fault.py",
+        "from branchmig.cli import failures\nraise SystemExit(failures._guarded(lambda: 1 / 0))\n",
+    )
+    guest.put(
+        "/etc/systemd/system/branchmig.service.d/fault.conf",
+        "[Service]\nExecStart=\n"
+        "ExecStart=/usr/local/lib/branchmig/bin/python /etc/branchmig/fault.py\n",
+    )
+    guest.systemctl("start", SERVICE, code=1)
+    assert guest.shows(SERVICE, "ExecMainStatus") == ("70",)
+    (hint,) = [line for line in guest.journal(SERVICE) if "please report it" in line]
+    file = hint.rpartition(" ")[2]
+    assert file.startswith("/var/log/branchmig/")
+    assert "ZeroDivisionError" in guest.run("cat", file).stdout
