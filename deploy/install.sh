@@ -60,24 +60,28 @@ systemd_runs() { on_this_host && [ -d /run/systemd/system ]; }
 
 # Installing ---------------------------------------------------------------------------------------
 
+is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+makes_environments() { "$1" -c 'import ensurepip, venv' 2>/dev/null; }
+
 choose_python() {
     if [ -z "${PYTHON:-}" ]; then
         # The system's own before others on the path, which are often below somebody's home.
         for PYTHON in /usr/bin/python3 python3; do
-            ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || break
+            ! { is_new_enough "$PYTHON" && makes_environments "$PYTHON"; } || break
         done
     fi
-    command -v "$PYTHON" >/dev/null ||
-        fail "$PYTHON is not there" "install Python 3.11 or newer, or name one: make install PYTHON=/path/to/python3.11"
-    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-        fail "$("$PYTHON" -V 2>&1) is too old: branchmig needs Python 3.11 or newer" "name one: make install PYTHON=/path/to/python3.11"
-    "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null ||
+    command -v "$PYTHON" >/dev/null || fail "$PYTHON is not there" \
+        "install Python 3.11 or newer, or name one: make install PYTHON=/path/to/python3.11"
+    is_new_enough "$PYTHON" || fail \
+        "$("$PYTHON" -V 2>&1) is too old: branchmig needs Python 3.11 or newer" \
+        "name one: make install PYTHON=/path/to/python3.11"
+    makes_environments "$PYTHON" ||
         fail "this Python cannot make virtual environments" "apt install python3-venv"
     PYTHON=$("$PYTHON" -c 'import os, sys; print(os.path.realpath(sys.executable))')
     case $PYTHON in
         /home/* | /root/* | /run/user/*)
             fail "$PYTHON is below a home, which the service cannot see (ProtectHome=)" \
-                "name one of the system: make install PYTHON=/usr/bin/python3" ;;
+                "apt install python3-venv, or name one: make install PYTHON=/path/to/python3.11" ;;
     esac
 }
 
@@ -120,7 +124,7 @@ wait_for_ticks() {
     told=
     while systemctl list-units --no-legend --plain --state=activating 'branchmig*.service' |
         grep -q . ; do
-        [ -n "$told" ] || echo "waiting for the tick at work to end (systemctl list-units 'branchmig*')"
+        [ -n "$told" ] || echo "waiting for the end of a tick (systemctl list-units 'branchmig*')"
         told=yes
         sleep 1
     done
@@ -222,7 +226,8 @@ uninstall_all() {
         "$DESTDIR$documents"
     ! systemd_runs || systemctl daemon-reload
     echo "branchmig is gone from $DESTDIR$PREFIX. Left as they are: /etc/branchmig with the settings," \
-        "/var/lib/branchmig with HeadOffice and branches on SQLite, /var/log/branchmig, and the user branchmig."
+        "/var/lib/branchmig with HeadOffice and branches on SQLite, /var/log/branchmig," \
+        "and the user branchmig."
 }
 
 case ${1:-} in

@@ -28,6 +28,8 @@ if ! [ -x /lib/systemd/systemd ] || ! is_there systemd-analyze ||
 then
     packages="$packages systemd libnss-systemd"
 fi
+# What is installed for such a systemd runs with the system's own Python.
+/usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null || packages="$packages python3-venv"
 if [ -z "$packages" ] || [ "$(id -u)" -ne 0 ] || [ ! -e /etc/debian_version ] || ! is_there apt-get
 then
     exit 0
