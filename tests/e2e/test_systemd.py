@@ -165,6 +165,17 @@ def test_what_is_installed_is_found_by_shells_and_by_systemd(host: Host) -> None
     guest.systemctl("enable", "branchmig.timer", "branchmig@north.timer")
 
 
+def test_uninstalling_leaves_the_settings_alone_and_nothing_else(
+    installed: Installed, tmp_path: Path
+) -> None:
+    there = tmp_path / "there"
+    shutil.copytree(installed.files, there, symlinks=True)
+    (there / "usr/local/lib/branchmig").mkdir()
+    subprocess.run(["make", "uninstall", f"DESTDIR={there}"], cwd=ROOT, check=True)
+    left = [path.relative_to(there) for path in there.rglob("*") if not path.is_dir()]
+    assert left == [Path("etc/branchmig/branchmig.toml")]
+
+
 def printed(file: Path, begin: str, end: str, block: str) -> list[str]:
     """The commands that a text shows between two headings."""
     found = re.findall(block, file.read_text().partition(begin)[2].partition(end)[0])
