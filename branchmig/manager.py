@@ -48,6 +48,7 @@ from .model import (
     Verdict,
     heads_text,
 )
+from .sinks import about
 from .store import Store
 from .store.rows import Transition
 
@@ -159,9 +160,10 @@ class BranchMigrationManager:
         def begin(state: BranchState, now: datetime) -> BranchState:
             return transitions.begin(state, None, target, now)
 
-        return self.migrate(
-            record, target, self.migrator.attempt, begin, create=create, unpins=True
-        )
+        with about(branch=record.branch.code):
+            return self.migrate(
+                record, target, self.migrator.attempt, begin, create=create, unpins=True
+            )
 
     def migrate(
         self,

@@ -86,8 +86,9 @@ class Session:
     def writing(self, command: str, target: str | None = None) -> Iterator[BranchMigrationManager]:
         """A manager for a command that changes something."""
         from ..headoffice import open_store
+        from ..sinks import about
 
-        with self._manager(open_store, command, target) as manager:
+        with self._manager(open_store, command, target) as manager, about(run_id=manager.run.id):
             yield manager
 
     @contextmanager

@@ -303,7 +303,7 @@ class Course:
         if job.attempt is None:
             self._backlog.done(job)
         if isinstance(error, UnknownBranch):
-            log.info("%s", error)
+            log.info("%s", error, extra={"branch": job.record.branch.code})
             return
         reason = getattr(error, "reason", SkipReason.LEASED)
         self._finish(skipped(job.record, reason, str(error)))
@@ -341,7 +341,8 @@ class Course:
             return
         except BaseException as error:
             # A fault of ours: it costs its branch an attempt, and no other branch anything.
-            log.debug("while %s was migrated", done.job.record.branch.code, exc_info=error)
+            code = done.job.record.branch.code
+            log.debug("while %s was migrated", code, exc_info=error, extra={"branch": code})
             attempt = Attempt(failure=Failure.of(error))
         seconds = attempt.duration.total_seconds()
         self._pace = (3 * self._pace + seconds) / 4 if self._pace else seconds
