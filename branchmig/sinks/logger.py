@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TextIO
 
 from ..masking import mask
@@ -42,15 +42,18 @@ class LogStyle:
     fmt: LogFormat = "human"
     debug: bool = False
     run_id: str | None = None
+    branch: str | None = None
 
 
-_style = LogStyle()
-_branch: str | None = None
+class _Now:
+    """The one thing here that changes; a logger belongs to the process as well."""
+
+    style = LogStyle()
 
 
 def log_style() -> LogStyle:
     """How this process logs now."""
-    return _style
+    return _Now.style
 
 
 def configure_logging(fmt: LogFormat, debug: bool, stream: TextIO | None = None) -> None:
@@ -60,8 +63,7 @@ def configure_logging(fmt: LogFormat, debug: bool, stream: TextIO | None = None)
     to put lines above itself. `debug` lets DEBUG lines through. Secrets are masked. Where the
     stream is systemd's journal, human lines carry its priorities instead of a time.
     """
-    global _style
-    _style = LogStyle(fmt, debug, _style.run_id)
+    _Now.style = replace(_Now.style, fmt=fmt, debug=debug)
     handler = _Handler(stream)
     handler.addFilter(_Masking())
     handler.addFilter(_of_whom)
@@ -82,21 +84,19 @@ def about(*, run_id: str | None = None, branch: str | None = None) -> Iterator[N
 
     Not by thread: leases are renewed and databases looked at in threads of the same run.
     """
-    global _style, _branch
-    before = _style, _branch
-    _style = LogStyle(_style.fmt, _style.debug, run_id or _style.run_id)
-    _branch = branch or _branch
+    before = _Now.style
+    _Now.style = replace(before, run_id=run_id or before.run_id, branch=branch or before.branch)
     try:
         yield
     finally:
-        _style, _branch = before
+        _Now.style = before
 
 
 def _of_whom(record: logging.LogRecord) -> bool:
     if getattr(record, "runId", None) is None:
-        record.runId = _style.run_id
+        record.runId = _Now.style.run_id
     if getattr(record, "branch", None) is None:
-        record.branch = _branch
+        record.branch = _Now.style.branch
     return True
 
 
