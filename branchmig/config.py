@@ -13,10 +13,11 @@ import re
 import stat
 import tomllib
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 from pydantic_settings import (
@@ -28,7 +29,7 @@ from pydantic_settings import (
 
 from . import trust
 from .errors import ConfigError
-from .masking import mask, remember_url
+from .masking import mask, remember_url, remember_words
 
 FILE_NAME = "branchmig.toml"
 SYSTEM_FILE = Path("/etc/branchmig") / FILE_NAME
@@ -167,6 +168,61 @@ class RolloutSettings(_Section):
     soak_seconds: float = Field(0, ge=0, le=30 * _DAY)
 
 
+_MORNING = "0 7 * * *"
+
+
+def _cron(given: str) -> str:
+    """A cron expression with five fields; cronsim's sixth, the seconds, is no operator's."""
+    if given == _MORNING:
+        return given
+    from cronsim import CronSim, CronSimError
+
+    try:
+        if len(given.split()) == 5:
+            CronSim(given, datetime(2000, 1, 1, tzinfo=UTC))
+            return given
+    except CronSimError:
+        pass
+    raise PydanticCustomError("cron", 'Input should be a cron expression, such as "0 7 * * *"')
+
+
+def _zone(given: str) -> str:
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+    try:
+        ZoneInfo(given)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        message = 'Input should be a time zone, such as "Europe/Berlin"'
+        raise PydanticCustomError("zone", message) from None
+    return given
+
+
+class NotifySettings(_Section):
+    """Who is told of what. `urls` as apprise takes them; each is a secret as a whole. `digest`: a
+    cron expression, by the clocks of `tz`. `timeout`: seconds for all that a run has to send."""
+
+    urls: Names = Field((), repr=False)
+    on: Annotated[
+        tuple[Literal["failure", "manual", "halt", "recovery", "digest"], ...],
+        BeforeValidator(lambda given: () if given == "" else given),
+    ] = ("manual", "halt", "recovery")
+    digest: Annotated[str, AfterValidator(_cron)] = _MORNING
+    tz: Annotated[str, AfterValidator(_zone)] = "UTC"
+    timeout: float = Field(30, gt=0, le=300)
+
+
+def _textfile(given: str) -> str:
+    if given.endswith(".prom"):
+        return given
+    raise PydanticCustomError("prom", "Input should end in .prom: the node exporter reads no other")
+
+
+class MetricsSettings(_Section):
+    """`textfile`: where an `apply-all` leaves its figures for Prometheus."""
+
+    textfile: Annotated[str, AfterValidator(_textfile)] | None = None
+
+
 class Settings(BaseSettings):
     """All settings of one program run; picklable, so that worker processes get the same.
 
@@ -188,6 +244,8 @@ class Settings(BaseSettings):
     run: RunSettings = RunSettings()
     retry: RetrySettings = RetrySettings()
     rollout: RolloutSettings | None = None
+    notify: NotifySettings = NotifySettings()
+    metrics: MetricsSettings = MetricsSettings()
 
     @property
     def folder(self) -> Path:
@@ -307,6 +365,8 @@ def load(file: Path) -> tuple[Settings, tuple[str, ...]]:
     except ValidationError as error:
         raise _explain(file, error) from None
     remember_url(settings.headoffice.url)
+    for url in settings.notify.urls:
+        remember_words(url)
     return settings, warnings
 
 
@@ -355,11 +415,12 @@ def _explain(file: Path, error: ValidationError) -> ConfigError:
         where = variable or file
         known = list(type(defaults).model_fields)
         return ConfigError(f"{where}: [{section}] has no key {key!r}", _nearest(key, known))
+    given = "what it says" if (section, key) == ("notify", "urls") else mask(repr(first["input"]))
     wanted = first["msg"].replace("Input", "it")
     for python, toml in (("valid dictionary", "table"), ("valid tuple", "list")):
         wanted = wanted.replace(python, toml)
     return ConfigError(
-        f"{variable or f'{file}: [{section}] {key}'}: {wanted}, not {mask(repr(first['input']))}",
+        f"{variable or f'{file}: [{section}] {key}'}: {wanted}, not {given}",
         "a list is written a,b,c here, a table as JSON"
         if variable
         else f"the default is {_toml(getattr(defaults, key))}",

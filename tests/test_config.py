@@ -52,6 +52,12 @@ OVERRIDES: dict[str, tuple[str, Any]] = {
     "waves": ("50%,25", (25, 50)),
     "max_failures": ("7", 7),
     "soak_seconds": ("7", 7),
+    "urls": ("json://a, json://b", ("json://a", "json://b")),
+    "on": ("failure,digest", ("failure", "digest")),
+    "digest": ("5 4 * * 1", "5 4 * * 1"),
+    "tz": ("Europe/Berlin", "Europe/Berlin"),
+    "timeout": ("0.5", 0.5),
+    "textfile": ("/srv/x.prom", "/srv/x.prom"),
 }
 """What the environment may say, and what it then is; any other key is a text as it stands."""
 
