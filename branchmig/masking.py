@@ -70,6 +70,12 @@ def remember_words(url: str) -> None:
             remember(word)
 
 
+def mask_address(url: str) -> str:
+    """Of such an address what may be shown: the kind of service."""
+    scheme = url.partition("://")[0]
+    return f"{scheme}://{STARS}" if scheme.isalnum() else STARS
+
+
 def mask_words(text: str, url: str) -> str:
     """`text`, in which somebody tells of `url` and perhaps quotes it, with every part of it but
     the scheme starred out."""

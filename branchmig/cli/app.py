@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import branches, looking, migrating, setup
+from . import branches, looking, migrating, notifying, setup
 from .session import Debug, Json, LogFormat, Session, program_version
 
 
@@ -51,3 +51,4 @@ setup.register(app)
 branches.register(app)
 migrating.register(app)
 looking.register(app)
+notifying.register(app)

@@ -30,6 +30,7 @@ from ..model import (
 )
 from . import rows
 from .leases import Conclusion, Leases, Wanted, changed, held
+from .notices import Notices
 from .rollouts import Rollouts
 from .rows import Transition
 from .tables import branches, clock, outcomes, runs, states
@@ -49,6 +50,7 @@ class Store:
         self._explain = explain
         self.leases = Leases(self._transaction)
         self.rollouts = Rollouts(self._transaction)
+        self.notices = Notices(self._transaction, self.rollouts.latest)
 
     def close(self) -> None:
         """Give back every connection."""
