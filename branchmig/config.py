@@ -217,10 +217,21 @@ def _textfile(given: str) -> str:
     raise PydanticCustomError("prom", "Input should end in .prom: the node exporter reads no other")
 
 
+def _label(given: str) -> str:
+    if re.fullmatch(r"(?!__)[A-Za-z_][A-Za-z0-9_]*", given) and given not in _OWN_LABELS:
+        return given
+    raise PydanticCustomError("label", "Input should be a name that Prometheus takes and is free")
+
+
+_OWN_LABELS = ("status", "revision", "verdict")
+
+
 class MetricsSettings(_Section):
-    """`textfile`: where an `apply-all` leaves its figures for Prometheus."""
+    """`textfile`: where an `apply-all` leaves its figures for Prometheus; `labels`: what each of
+    them carries, to be told from those of another HeadOffice."""
 
     textfile: Annotated[str, AfterValidator(_textfile)] | None = None
+    labels: dict[Annotated[str, AfterValidator(_label)], str] = Field(default_factory=dict)
 
 
 class Settings(BaseSettings):

@@ -57,6 +57,7 @@ OVERRIDES: dict[str, tuple[str, Any]] = {
     "digest": ("5 4 * * 1", "5 4 * * 1"),
     "tz": ("Europe/Berlin", "Europe/Berlin"),
     "timeout": ("0.5", 0.5),
+    "labels": ('{"office": "north"}', {"office": "north"}),
     "textfile": ("/srv/x.prom", "/srv/x.prom"),
 }
 """What the environment may say, and what it then is; any other key is a text as it stands."""

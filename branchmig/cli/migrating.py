@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ..fleet.crew import Crew
     from ..manager import BranchMigrationManager
     from ..model import Branch, Filters, Record, Report
-    from ..sinks import Sinks
+    from ..sinks import Sink, Sinks
 
 TRY_AGAIN_LATER = 75
 """EX_TEMPFAIL of sysexits.h."""
@@ -148,7 +148,7 @@ def apply_all(
         with recorded(manager) as end:
             gate = joined(manager, everyone, target)
             crew = _crew(manager, workers, executor)
-            fleet = Fleet(manager, _sinks(session, stack), crew, gate)
+            fleet = Fleet(manager, _sinks(session, stack, manager, everyone), crew, gate)
             report = fleet.apply_all(records, target)
             code = _signalled(manager) or report.exit_code
             end(code)
@@ -436,12 +436,25 @@ def _show_report(session: Session, report: Report, *, prefixed: bool) -> None:
     session.show(lambda: documents.report(report, prefixed=prefixed), lambda: tables.report(report))
 
 
-def _sinks(session: Session, stack: ExitStack) -> Sinks:
-    """A progress bar on a terminal, a log line a branch otherwise."""
+def _sinks(
+    session: Session, stack: ExitStack, manager: BranchMigrationManager, everyone: Iterable[Record]
+) -> Sinks:
+    """A progress bar on a terminal, a log line a branch otherwise; and metrics where wanted."""
     from ..sinks import LogSink, Sinks
 
+    metrics = _metrics(manager, everyone)
     if sys.stderr.isatty() and session.log_format == "human":
         from ..render.progress import ProgressSink
 
-        return Sinks(stack.enter_context(ProgressSink()))
-    return Sinks(LogSink())
+        return Sinks(stack.enter_context(ProgressSink()), *metrics)
+    return Sinks(LogSink(), *metrics)
+
+
+def _metrics(manager: BranchMigrationManager, everyone: Iterable[Record]) -> tuple[Sink, ...]:
+    given = manager.settings.metrics
+    if given.textfile is None:
+        return ()
+    from ..sinks.metrics import MetricsSink
+
+    file = manager.settings.folder / given.textfile
+    return (MetricsSink(file, given.labels, everyone, manager.is_behind),)
