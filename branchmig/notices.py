@@ -7,6 +7,7 @@ HeadOffice, since any host may be the next to look.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -278,16 +279,22 @@ def _branches(items: Sequence[Item]) -> str:
 
 def errors_text(failed: Iterable[tuple[str, str]]) -> str:
     """Codes and their errors: each error once, with how many branches have it and the first ones,
-    the commonest first."""
-    codes: dict[str, list[str]] = {}
+    the commonest first. Errors are alike that differ in the branch's code or in numbers alone."""
+    alike: dict[str, list[tuple[str, str]]] = {}
     for code, error in failed:
-        short = error if len(error) <= _LONGEST else f"{error[:_LONGEST]}..."
-        codes.setdefault(short, []).append(code)
-    ordered = sorted(codes.items(), key=lambda pair: -len(pair[1]))
-    lines = [f"{_named(those)}: {error}" for error, those in ordered[:_ERRORS]]
+        kind = re.sub(r"\d+", "0", re.sub(re.escape(code), "", error, flags=re.IGNORECASE))
+        alike.setdefault(kind, []).append((code, error))
+    ordered = sorted(alike.values(), key=len, reverse=True)
+    lines = [
+        f"{_named([c for c, _ in those])}: {_short(those[0][1])}" for those in ordered[:_ERRORS]
+    ]
     if len(ordered) > _ERRORS:
         lines.append(f"and {len(ordered) - _ERRORS} more errors")
     return "\n".join(lines)
+
+
+def _short(error: str) -> str:
+    return error if len(error) <= _LONGEST else f"{error[:_LONGEST]}..."
 
 
 def _named(codes: Sequence[str]) -> str:
