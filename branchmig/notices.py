@@ -203,7 +203,7 @@ def messages(items: Sequence[Item], run: Run, digest: str) -> tuple[Message, ...
     """`digest`: what a digest says, should there be one among the items."""
     told = []
     for topic in Topic:
-        mine = [item for item in items if item.topic is topic]
+        mine = sorted((i for i in items if i.topic is topic), key=lambda i: (i.name, i.text))
         if mine:
             title, body = _TEXTS[topic](mine) if topic in _TEXTS else ("the digest", digest)
             foot = f"{run.command} on {run.host}, run {run.id}"

@@ -46,7 +46,7 @@ def _tell(manager: BranchMigrationManager) -> None:
     given, notices = manager.settings.notify, manager.store.notices
     # Before anything is claimed: others may be able to.
     courier.check_installed()
-    items = notices.claim(given.on, _decision(given))
+    items = notices.claim(given.on, decision(given))
     if not items:
         return
     told: list[Item] = []
@@ -57,7 +57,9 @@ def _tell(manager: BranchMigrationManager) -> None:
         notices.release([item for item in items if item not in told])
 
 
-def _decision(given: NotifySettings) -> Callable[[Board], Claims]:
+def decision(given: NotifySettings) -> Callable[[Board], Claims]:
+    """What of all that stands is to be told, by these settings."""
+
     def due(since: datetime) -> datetime | None:
         from zoneinfo import ZoneInfo
 

@@ -48,7 +48,7 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:
             pass  # the client did not wait
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, *arguments: Any) -> None:
         pass
 
 
@@ -70,7 +70,7 @@ class _Mailbox:
     def __init__(self) -> None:
         self.mails: list[str] = []
 
-    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
         self.mails.append(envelope.content.decode())
         return "250 taken"
 

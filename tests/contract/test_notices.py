@@ -1,4 +1,4 @@
-"""What people are told, over many hosts: each trouble once, its end once, whoever dies meanwhile."""
+"""What people are told, over many hosts: each trouble once and its end once, whoever dies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from branchmig.store import Store
 from branchmig.store.tables import notices
 
 TOPICS = ("failure", "manual", "halt", "recovery", "digest")
-NEVER = datetime.max
 
 
 @pytest.fixture
