@@ -35,6 +35,10 @@ class Topic(StrEnum):
     DIGEST = "digest"
 
 
+LASTING = (Topic.FAILURE, Topic.MANUAL, Topic.HALT)
+"""Of these an end is told; the others are over with their telling."""
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """Something to be told. `subject`: a branch's or rollout's id, `name`: how people call it.
@@ -64,8 +68,9 @@ class Notice:
     status: MigrationStatus | None = None
 
     def in_hand(self, now: datetime) -> bool:
-        """Whether somebody may be telling it at this moment."""
-        return self.told_at is None and self.since > now - CLAIM
+        """Whether somebody may be telling it at this moment. A claim from the future is nobody's:
+        HeadOffice's clock has been set back."""
+        return self.told_at is None and now - CLAIM < self.since <= now + CLAIM
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +152,10 @@ def _digest(
 
 def _over(board: Board, topics: Collection[str]) -> Iterable[tuple[str, Item | None]]:
     ended: dict[str, list[Notice]] = {}
-    lasting = [notice for notice in board.notices if notice.topic in _LASTING]
+    lasting = [notice for notice in board.notices if notice.topic in LASTING]
+    if Topic.HALT not in topics:
+        # What other hosts tell of; nobody has looked here whether it still stands.
+        lasting = [notice for notice in lasting if notice.topic is not Topic.HALT]
     in_hand = {notice.subject for notice in lasting if notice.in_hand(board.now)}
     for notice in lasting:
         if _has_ended(notice, board) and notice.subject not in in_hand:
@@ -158,9 +166,6 @@ def _over(board: Board, topics: Collection[str]) -> Iterable[tuple[str, Item | N
         silent = Topic.RECOVERY not in topics or line is None or subject in recovering
         item = None if silent else Item(Topic.RECOVERY, subject, "", line or "", line)
         yield subject, item
-
-
-_LASTING = (Topic.FAILURE, Topic.MANUAL, Topic.HALT)
 
 
 def _has_ended(notice: Notice, board: Board) -> bool:

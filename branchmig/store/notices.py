@@ -6,21 +6,27 @@ expires by HeadOffice's clock. So a kill may have something told twice, and neve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import sqlalchemy as sa
 
 from ..model import MigrationStatus, Rollout
-from ..notices import CLAIM, Board, Claims, Item, Notice, Topic
+from ..notices import CLAIM, LASTING, Board, Claims, Item, Notice, Topic
 from . import rows
 from .rows import Transaction
 from .tables import branches, clock, notices, states
 
-_TRIES = 3
-"""How often rows are read anew where another host has written the same ones meanwhile."""
+_TRIES = 5
+"""How often what stands is read anew where another host has claimed some of it meanwhile."""
 
-_LASTING = (Topic.FAILURE.value, Topic.MANUAL.value, Topic.HALT.value)
+_CHUNK = 500
+"""Subjects in one statement; SQL Server takes two thousand parameters and no more."""
+
+
+class _Overtaken(Exception):
+    """Another host has changed a row since it was read."""
 
 
 class Notices:
@@ -33,15 +39,15 @@ class Notices:
     def claim(self, topics: Collection[str], decide: Callable[[Board], Claims]) -> tuple[Item, ...]:
         """Read what stands, and claim what `decide` says is to be told; gives what is ours to tell.
 
-        What another host has claimed in the same moment is not among it. `topics`: those that may
-        be told.
+        All of it or nothing: where another host has claimed any of it in the same moment, the rest
+        is decided anew. `topics`: those that may be told.
         """
-        for _ in range(_TRIES - 1):
+        for _ in range(_TRIES):
             try:
                 return self._claimed(topics, decide)
-            except sa.exc.IntegrityError:
-                continue  # another host has just inserted one of them
-        return self._claimed(topics, decide)
+            except (sa.exc.IntegrityError, _Overtaken):
+                continue
+        return ()  # others are at it
 
     def _claimed(
         self, topics: Collection[str], decide: Callable[[Board], Claims]
@@ -53,55 +59,64 @@ class Notices:
                 rows.now(connection), _told(connection), _failed(connection, topics), halted
             )
             wanted = decide(board)
-            won = [item for notice, item in wanted.again if _taken_over(connection, notice, item)]
-            fresh = list(wanted.fresh)
-            for subject, item in wanted.over:
-                if _gone(connection, subject) and item:
-                    fresh.append(item)
-            # In one order, so that two hosts wait for each other and never in a circle.
-            fresh.sort(key=lambda item: (item.topic, item.subject))
+            _take_over(connection, wanted.again)
+            _end(connection, board, [subject for subject, _ in wanted.over])
+            fresh = [*wanted.fresh, *(item for _, item in wanted.over if item)]
             if wanted.noted:
                 noted = sa.insert(notices).values(since=clock(), told_at=clock())
                 connection.execute(noted, _values(wanted.noted))
             if fresh:
                 connection.execute(sa.insert(notices).values(since=clock()), _values(fresh))
-        return (*won, *fresh)
+        return (*(item for _, item in wanted.again), *fresh)
 
     def told(self, items: Sequence[Item]) -> None:
         """Record that these have been told; of a recovery nothing needs to be known any longer."""
         with self._transaction() as connection:
-            for item in items:
-                mine = _row(item.topic, item.subject)
-                if item.topic is Topic.RECOVERY:
-                    connection.execute(sa.delete(notices).where(*mine))
+            for topic, mine in _where(items):
+                if topic is Topic.RECOVERY:
+                    connection.execute(sa.delete(notices).where(mine))
                 else:
-                    connection.execute(sa.update(notices).where(*mine).values(told_at=clock()))
+                    connection.execute(sa.update(notices).where(mine).values(told_at=clock()))
 
     def release(self, items: Sequence[Item]) -> None:
         """Let the next run tell these: they could not be sent."""
         expired = clock(-CLAIM.total_seconds())
         with self._transaction() as connection:
-            for item in items:
+            for _, mine in _where(items):
                 connection.execute(
                     sa.update(notices)
-                    .where(*_row(item.topic, item.subject), notices.c.told_at.is_(None))
+                    .where(mine, notices.c.told_at.is_(None))
                     .values(since=expired)
                 )
 
 
-def _row(topic: str, subject: str) -> tuple[sa.ColumnElement[bool], ...]:
-    return notices.c.kind == str(topic), notices.c.subject == subject
+def _where(
+    items: Iterable[Item | Notice],
+) -> Iterator[tuple[Topic, sa.ColumnElement[bool]]]:
+    """The rows of these, so many at a time; in one order, so that two hosts that want the same ones
+    wait for each other and never in a circle."""
+    ordered = sorted(items, key=lambda item: (item.topic, item.subject))
+    for topic, group in groupby(ordered, key=lambda item: item.topic):
+        subjects = [item.subject for item in group]
+        for start in range(0, len(subjects), _CHUNK):
+            some = notices.c.subject.in_(subjects[start : start + _CHUNK])
+            yield topic, sa.and_(notices.c.kind == topic.value, some)
 
 
-def _values(items: Sequence[Item]) -> list[dict[str, Any]]:
-    return [{"kind": i.topic.value, "subject": i.subject, "detail": i.mark} for i in items]
+def _values(items: Iterable[Item]) -> list[dict[str, Any]]:
+    ordered = sorted(items, key=lambda item: (item.topic, item.subject))
+    return [{"kind": i.topic.value, "subject": i.subject, "detail": i.mark} for i in ordered]
 
 
 def _told(connection: sa.Connection) -> tuple[Notice, ...]:
-    statement = sa.select(notices, branches.c.code, states.c.status).select_from(
-        notices.outerjoin(
-            branches, sa.and_(branches.c.id == notices.c.subject, branches.c.is_active)
-        ).outerjoin(states, states.c.branch_id == branches.c.id)
+    statement = (
+        sa.select(notices, branches.c.code, states.c.status)
+        .select_from(
+            notices.outerjoin(
+                branches, sa.and_(branches.c.id == notices.c.subject, branches.c.is_active)
+            ).outerjoin(states, states.c.branch_id == branches.c.id)
+        )
+        .where(notices.c.kind.in_([topic.value for topic in Topic]))
     )
     return tuple(
         Notice(
@@ -132,25 +147,45 @@ def _failed(
     )
 
 
-def _taken_over(connection: sa.Connection, notice: Notice, item: Item) -> bool:
-    """Whether an existing row is ours to tell now: nobody else was quicker."""
-    if notice.told_at is None:
-        unchanged = sa.and_(
-            notices.c.told_at.is_(None), notices.c.since <= clock(-CLAIM.total_seconds())
+def _take_over(connection: sa.Connection, again: Sequence[tuple[Notice, Item]]) -> None:
+    """Claim rows that are there. Raises _Overtaken where somebody else was quicker."""
+    taken = 0
+    for _, mine in _where(notice for notice, _ in again if notice.told_at is None):
+        done = connection.execute(
+            sa.update(notices)
+            .where(mine, notices.c.told_at.is_(None), _expired())
+            .values(since=clock())
         )
-    else:
-        unchanged = sa.and_(notices.c.told_at.is_not(None), notices.c.detail == notice.detail)
-    done = connection.execute(
-        sa.update(notices)
-        .where(*_row(notice.topic, notice.subject), unchanged)
-        .values(since=clock(), told_at=None, detail=item.mark)
-    )
-    return done.rowcount == 1
+        taken += done.rowcount
+    for notice, item in again:
+        if notice.told_at is not None:
+            # Told of what was before: a halt, a digest.
+            done = connection.execute(
+                sa.update(notices)
+                .where(
+                    notices.c.kind == notice.topic.value,
+                    notices.c.subject == notice.subject,
+                    notices.c.told_at.is_not(None),
+                    notices.c.detail == notice.detail,
+                )
+                .values(since=clock(), told_at=None, detail=item.mark)
+            )
+            taken += done.rowcount
+    if taken != len(again):
+        raise _Overtaken
 
 
-def _gone(connection: sa.Connection, subject: str) -> bool:
-    """Whether rows about a trouble were there, and this has taken them away."""
-    done = connection.execute(
-        sa.delete(notices).where(notices.c.subject == subject, notices.c.kind.in_(_LASTING))
+def _expired() -> sa.ColumnElement[bool]:
+    """As `Notice.in_hand` has it, at this moment."""
+    seconds = CLAIM.total_seconds()
+    return sa.or_(notices.c.since <= clock(-seconds), notices.c.since > clock(seconds))
+
+
+def _end(connection: sa.Connection, board: Board, subjects: Collection[str]) -> None:
+    """Take the rows of troubles away that are over. Raises _Overtaken."""
+    ended = [n for n in board.notices if n.subject in set(subjects) and n.topic in LASTING]
+    gone = sum(
+        connection.execute(sa.delete(notices).where(mine)).rowcount for _, mine in _where(ended)
     )
-    return done.rowcount > 0
+    if gone != len(ended):
+        raise _Overtaken

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
-from clients import OpenStore, a_branch, at_once
+from clients import RUN, OpenStore, a_branch, at_once
 
 from branchmig.model import Branch, MigrationStatus
 from branchmig.notices import CLAIM, Item, Topic, claims
 from branchmig.store import Store
-from branchmig.store.tables import notices
+from branchmig.store.tables import notices, rollouts, states
 
 TOPICS = ("failure", "manual", "halt", "recovery", "digest")
 
@@ -58,14 +58,14 @@ def told(store: Store) -> list[tuple[str, str]]:
     return [(item.topic.value, item.name or item.text) for item in found]
 
 
-def age(store: Store) -> None:
-    """Whoever has claimed anything did it long ago."""
+def age(store: Store, by: timedelta = CLAIM + timedelta(seconds=1)) -> None:
+    """Whoever has claimed anything did it so long ago."""
     with store._transaction() as connection:
         for row in connection.execute(sa.select(notices)).all():
             connection.execute(
                 sa.update(notices)
                 .where(notices.c.kind == row.kind, notices.c.subject == row.subject)
-                .values(since=row.since - CLAIM - timedelta(seconds=1))
+                .values(since=row.since - by)
             )
 
 
@@ -162,6 +162,60 @@ def test_only_what_is_asked_for_is_told(store: Store, branches: list[Branch]) ->
     assert claim(store, topics=("halt", "recovery")) == []
     assert claim(store, topics=("manual",)) == [("manual", "BR000")]
     assert claim(store, topics=("failure",)) == [("failure", "BR000"), ("failure", "BR001")]
+
+
+def test_a_thousand_branches_are_claimed_told_and_ended_together(store: Store) -> None:
+    many = [a_branch(number) for number in range(1100)]
+    store.put([(branch, branch.url) for branch in many])
+    everyone = sa.update(states)
+    with store._transaction() as connection:
+        connection.execute(everyone.values(status=MigrationStatus.MANUAL.value))
+    first = items(store)
+    assert len(first) == 1100
+    store.notices.release(first)
+    assert len(told(store)) == 1100
+    with store._transaction() as connection:
+        connection.execute(everyone.values(status=MigrationStatus.COMPLETED.value))
+    assert len(told(store)) == 1100
+    assert told(store) == []
+
+
+def test_a_claim_from_the_future_is_nobodys(store: Store, branches: list[Branch]) -> None:
+    fail(store, branches[0])
+    assert claim(store) == [("manual", "BR000")]
+    age(store, -2 * CLAIM)
+    assert claim(store) == [("manual", "BR000")], "HeadOffice's clock has been set back"
+
+
+def halt(store: Store, rollout: str, at: int) -> None:
+    with store._transaction() as connection:
+        connection.execute(
+            sa.update(rollouts)
+            .where(rollouts.c.id == rollout)
+            .values(
+                halted_at=datetime(2026, 1, 1, at, tzinfo=UTC), halted_by="x", halt_reason="why",
+                resumed_at=None,
+            )
+        )  # fmt: skip
+
+
+def test_a_halt_is_told_once_its_end_once_and_another_halt_anew(store: Store) -> None:
+    store.begin_run(RUN, "1.0")
+    rollout = store.rollouts.join(RUN, "a2", ("a2",), "hash-1")
+    halt(store, rollout.id, 1)
+    assert told(store) == [("halt", "a2")]
+    assert told(store) == []
+    assert claim(store, topics=("manual", "recovery")) == [], "who does not ask for halts"
+    store.rollouts.resume("ada")
+    halt(store, rollout.id, 2)
+    assert told(store) == [("halt", "a2")], "resumed and halted again between two looks"
+    store.rollouts.resume("ada")
+    end = "the rollout of a2, halted at 2026-01-01 02:00:00 UTC, is halted no longer"
+    assert told(store) == [("recovery", end)]
+    halt(store, rollout.id, 3)
+    told(store)
+    store.rollouts.join(RUN, "a2", ("a2",), "hash-2")
+    assert [topic for topic, _ in told(store)] == ["recovery"], "mended scripts replace it"
 
 
 def test_a_digest_is_told_once_when_it_is_due_and_none_of_before_the_first_look(
