@@ -7,7 +7,9 @@ stands. Whatever goes wrong ends as a value.
 
 from __future__ import annotations
 
+import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -20,8 +22,10 @@ from .errors import (
     BranchBusy,
     BranchmigError,
     BranchUnreachable,
+    ConfigError,
     DatabaseMissing,
     DatabaseVanished,
+    HookFailed,
     LeaseLost,
     MigrationFailed,
     NeedsPerson,
@@ -30,6 +34,7 @@ from .errors import (
     PlanError,
     Stopped,
     ValidationFailed,
+    WindowClosed,
 )
 from .fence import Fence, Fencing, stopped
 from .model import (
@@ -46,15 +51,17 @@ from .model import (
     heads_text,
 )
 from .providers import MigrationStrategy, NoJournal
-from .revisions.environment import run
+from .revisions.environment import run, stamp
 from .revisions.history import History
 from .revisions.hooks import NoHooks
 from .revisions.source import place, where
+from .scripts import Moment, Script, scripts
 
 _SKIPS = {
     BranchBusy: SkipReason.BUSY,
     LeaseLost: SkipReason.LEASED,
     Stopped: SkipReason.STOPPED,
+    WindowClosed: SkipReason.WINDOW,
 }
 
 
@@ -77,11 +84,14 @@ class Work(NoHooks):
         self.plan: Plan | None = None
         self.heads: Heads | None = None
         self.applied: list[str] = []
+        self.took: list[float] = []
         self.warnings: list[str] = []
         self.journal = NoJournal()
         self._connection: sa.Connection | None = None
         self._broken: Any = None
         self._running: str | None = None
+        self._expected = dict(task.expected)
+        self._since = 0.0
         self._kept = False
         self._seen: set[int] = set()
         self._interrupted = False
@@ -90,6 +100,7 @@ class Work(NoHooks):
         return Attempt(
             plan=self.plan,
             applied=tuple(self.applied),
+            took=tuple(self.took),
             heads=self.heads,
             warnings=(*self.warnings, *self.journal.warnings),
         )
@@ -145,7 +156,9 @@ class Work(NoHooks):
             sa.event.listen(connection, "before_cursor_execute", self._before_statement)
             sa.event.listen(connection.engine, "handle_error", self._on_error)
             with self.fence.watched(self._on_fence):
+                self._prepare(connection, snapshot)
                 self._run(connection, self.plan)
+                self._finish(connection)
 
     def _run(self, connection: sa.Connection, plan: Plan) -> None:
         try:
@@ -157,10 +170,60 @@ class Work(NoHooks):
                     self,
                     transactional_ddl=self.strategy.capabilities.transactional_ddl,
                 )
-        except (LeaseLost, Stopped, MigrationFailed, NeedsPerson):
+        except (LeaseLost, Stopped, WindowClosed, MigrationFailed, NeedsPerson):
             raise
         except BaseException as error:
             raise self._failed(error) from error
+
+    def _scripts(self, moment: Moment) -> tuple[Script, ...]:
+        return scripts(self.settings, moment, self.task.branch.provider)
+
+    def _prepare(self, connection: sa.Connection, snapshot: Snapshot) -> None:
+        """The scripts before the revisions."""
+        preceding = self._scripts("before")
+        if preceding and not snapshot.versioned:
+            # Or what they make would pass for the work of another tool, were this to end here.
+            if connection.in_transaction():
+                connection.commit()
+            with connection.begin():
+                stamp(self.history, connection, "base")
+        for script in preceding:
+            self._execute(connection, script)
+
+    def _execute(self, connection: sa.Connection, script: Script) -> None:
+        """One script in a transaction of its own. Raises HookFailed, BranchBusy, LeaseError."""
+        number = 0
+        try:
+            if connection.in_transaction():
+                connection.commit()
+            with connection.begin():
+                for statement in self.strategy.statements(script.text):
+                    number += 1
+                    connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+        except BranchmigError:
+            raise
+        except Exception as error:
+            found = self.strategy.explain(root(error), self.task.branch.url)
+            if isinstance(found, BranchBusy):
+                raise found from error
+            message = _without_secrets(found.message, script.text)
+            raise HookFailed(
+                f"the script {script.name} failed at its statement {number}: {message}",
+                "mend the script; the next attempt runs all of them again",
+            ) from error
+
+    def _finish(self, connection: sa.Connection) -> None:
+        """The scripts after the revisions, which have landed whatever becomes of these."""
+        try:
+            following = self._scripts("after")
+        except ConfigError as error:
+            self.warnings.append(error.message)
+            return
+        for script in following:
+            try:
+                self._execute(connection, script)
+            except (HookFailed, BranchBusy) as error:
+                self.warnings.append(error.message)
 
     def _failed(self, error: BaseException) -> BranchmigError:
         found = explained(error, self.strategy, self.task.branch)
@@ -254,8 +317,9 @@ class Work(NoHooks):
     # Hooks ------------------------------------------------------------------------------------
 
     def before_step(self, step: Step) -> None:
-        self.fence.check_step()
+        self.fence.check_step(self._expected.get(step.revision, 0))
         self._running = step.revision
+        self._since = time.monotonic()
 
     def begun(self, step: Step) -> None:
         assert self._connection is not None
@@ -303,6 +367,7 @@ class Work(NoHooks):
     def landed(self, step: Step) -> None:
         self.journal.landed(step)
         self.applied.append(step.revision)
+        self.took.append(time.monotonic() - self._since)
         self.heads = step.to_heads
         self._running = None
 
@@ -321,6 +386,16 @@ class Work(NoHooks):
             threading.Thread(
                 target=self.strategy.interrupt, args=(self._connection,), daemon=True
             ).start()
+
+
+_PASSWORD = re.compile(r"\b(identified|password|passwd|pwd|secret|token|key)\b", re.IGNORECASE)
+
+
+def _without_secrets(message: str, script: str) -> str:
+    """Servers quote the statement that failed, or a part of it, cut anywhere."""
+    if _PASSWORD.search(script):
+        return "(what the server says is left out, since the script speaks of a password)"
+    return message
 
 
 # Errors -----------------------------------------------------------------------------------------

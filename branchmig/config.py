@@ -12,14 +12,22 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -97,7 +105,8 @@ class ValidationSettings(_Section):
 
 
 class RunSettings(_Section):
-    """How a run behaves. Times in seconds. `workers` None: two for each core."""
+    """How a run behaves. Times in seconds. `workers` None: two for each core. `max_minutes`: after
+    which a run begins no branch any more; None: no such limit."""
 
     workers: int | None = Field(None, ge=1, le=1000)
     per_server: int = Field(4, ge=1)
@@ -108,6 +117,7 @@ class RunSettings(_Section):
     lock_tries: int = Field(3, ge=1, le=100)
     statement_timeout: float = Field(0, ge=0, le=_DAY)
     lease_seconds: float = Field(600, ge=1, le=_DAY)
+    max_minutes: float | None = Field(None, gt=0, le=_DAY / 60)
 
 
 class RetrySettings(_Section):
@@ -168,33 +178,157 @@ class RolloutSettings(_Section):
     soak_seconds: float = Field(0, ge=0, le=30 * _DAY)
 
 
-_MORNING = "0 7 * * *"
-
-
-def _cron(given: str) -> str:
-    """A cron expression with five fields; cronsim's sixth, the seconds, is no operator's."""
-    if given == _MORNING:
+def _cron(given: Any) -> Any:
+    if not isinstance(given, str):
         return given
     from cronsim import CronSim, CronSimError
 
     try:
-        if len(given.split()) == 5:
-            CronSim(given, datetime(2000, 1, 1, tzinfo=UTC))
+        if next(CronSim(given, datetime.now(UTC)), None):
             return given
-    except CronSimError:
-        pass
-    raise PydanticCustomError("cron", 'Input should be a cron expression, such as "0 7 * * *"')
+    except CronSimError as error:
+        raise PydanticCustomError(
+            "cron", "Input should be a cron expression ({why})", {"why": str(error)}
+        ) from None
+    raise PydanticCustomError("cron", "Input should be a cron expression for a day that comes")
 
 
-def _zone(given: str) -> str:
-    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+def _zone(given: Any) -> Any:
+    from zoneinfo import ZoneInfo
 
     try:
-        ZoneInfo(given)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        message = 'Input should be a time zone, such as "Europe/Berlin"'
-        raise PydanticCustomError("zone", message) from None
-    return given
+        if isinstance(given, str):
+            ZoneInfo(given)
+        return given
+    # A folder of zones, a file that is none, a name with a slash too many: each its own error.
+    except (KeyError, ValueError, OSError):
+        raise PydanticCustomError(
+            "zone", "Input should be a time zone such as Europe/Berlin"
+        ) from None
+
+
+_Zone = Annotated[str, BeforeValidator(_zone)]
+
+
+class _Whom(_Section):
+    """A rule for the branches with a tag, for the branch of a code, or for all."""
+
+    tag: str | None = None
+    branch: str | None = None
+    tz: _Zone = "UTC"
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if self.tag is not None and self.branch is not None:
+            raise PydanticCustomError("whom", "Input should have a tag or a branch, not both")
+        return self
+
+
+class WindowSettings(_Whom):
+    """A window: opened by `cron` in the time zone `tz`, for `hours` of elapsed time."""
+
+    cron: Annotated[str, BeforeValidator(_cron)]
+    hours: float = Field(gt=0, le=7 * 24)
+
+
+def _day_or_moment(given: Any) -> Any:
+    """Text, as a variable has it: only one with a time in it is a moment."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return date.fromisoformat(given) if len(given) == 10 else datetime.fromisoformat(given)
+    except ValueError:
+        raise PydanticCustomError("day", "Input should be a day or a moment") from None
+
+
+_Day = Annotated[date | datetime, BeforeValidator(_day_or_moment)]
+
+
+class FreezeSettings(_Whom):
+    """A freeze: from a day or a moment until another. A day counts whole, the last one too."""
+
+    start: _Day = Field(alias="from")
+    until: _Day
+
+    @property
+    def begins(self) -> datetime:
+        return self._moment(self.start)
+
+    @property
+    def ends(self) -> datetime:
+        day = not isinstance(self.until, datetime)
+        return self._moment(self.until + timedelta(days=1) if day else self.until)
+
+    def _moment(self, given: date | datetime) -> datetime:
+        """In `tz`, unless it names a zone of its own."""
+        from zoneinfo import ZoneInfo
+
+        zone = ZoneInfo(self.tz)
+        if isinstance(given, datetime):
+            return given if given.tzinfo else given.replace(tzinfo=zone)
+        return datetime.combine(given, datetime.min.time(), zone)
+
+    @model_validator(mode="after")
+    def _has_an_end(self) -> Self:
+        if self.ends <= self.begins:
+            raise PydanticCustomError("freeze", "Input should end after it begins")
+        return self
+
+
+class ScheduleSettings(_Section):
+    """When branches may be migrated by apply-all: in `windows`, and in no freeze."""
+
+    windows: tuple[WindowSettings, ...] = ()
+    freezes: tuple[FreezeSettings, ...] = ()
+
+
+def _words(given: Any) -> Any:
+    """A command as a list, or as a shell would split it."""
+    if not isinstance(given, str):
+        return given
+    import shlex
+
+    try:
+        return tuple(shlex.split(given))
+    except ValueError as error:
+        raise PydanticCustomError(
+            "command", "Input should be a command ({why})", {"why": str(error)}
+        ) from None
+
+
+_Command = Annotated[tuple[str, ...], BeforeValidator(_words)]
+
+
+class HookSettings(_Section):
+    """Commands run at certain moments, each for at most `timeout` seconds; and `scripts`, a folder
+    with SQL to be run on branches."""
+
+    before_run: _Command = ()
+    after_run: _Command = ()
+    before_branch: _Command = ()
+    after_branch: _Command = ()
+    on_failure: _Command = ()
+    on_halt: _Command = ()
+    timeout: float = Field(60, gt=0, le=_DAY)
+    scripts: str | None = None
+
+    def code(self, folder: Path) -> Iterator[Path]:
+        """The files that are run because of these settings, as far as they are named by a path."""
+        events = (
+            "before_run",
+            "after_run",
+            "before_branch",
+            "after_branch",
+            "on_failure",
+            "on_halt",
+        )
+        for event in events:
+            command: tuple[str, ...] = getattr(self, event)
+            if command and "/" in command[0]:
+                yield folder / command[0]
+        if self.scripts is not None:
+            root = folder / self.scripts
+            yield from (root, *sorted(root.rglob("*")))
 
 
 class NotifySettings(_Section):
@@ -206,8 +340,8 @@ class NotifySettings(_Section):
         tuple[Literal["failure", "manual", "halt", "recovery", "digest"], ...],
         BeforeValidator(lambda given: () if given == "" else given),
     ] = ("manual", "halt", "recovery")
-    digest: Annotated[str, AfterValidator(_cron)] = _MORNING
-    tz: Annotated[str, AfterValidator(_zone)] = "UTC"
+    digest: Annotated[str, BeforeValidator(_cron)] = "0 7 * * *"
+    tz: _Zone = "UTC"
     timeout: float = Field(30, gt=0, le=300)
 
 
@@ -257,6 +391,8 @@ class Settings(BaseSettings):
     rollout: RolloutSettings | None = None
     notify: NotifySettings = NotifySettings()
     metrics: MetricsSettings = MetricsSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    hooks: HookSettings = HookSettings()
 
     @property
     def folder(self) -> Path:
@@ -368,7 +504,7 @@ def load(file: Path) -> tuple[Settings, tuple[str, ...]]:
     Raises ConfigError: unreadable, malformed (with line and column), an unknown key (with the
     nearest known one), a wrong value, or open to strangers and run as root.
     """
-    warnings = tuple(trust.check([file, file.parent]))
+    warnings = [*trust.check([file, file.parent])]
     content = _parsed(file)
     _refuse_unknown_sections(file, content)
     try:
@@ -378,7 +514,8 @@ def load(file: Path) -> tuple[Settings, tuple[str, ...]]:
     remember_url(settings.headoffice.url)
     for url in settings.notify.urls:
         remember_words(url)
-    return settings, warnings
+    warnings += trust.check(settings.hooks.code(settings.folder))
+    return settings, tuple(warnings)
 
 
 def _parsed(file: Path) -> dict[str, Any]:
@@ -422,11 +559,16 @@ def _explain(file: Path, error: ValidationError) -> ConfigError:
     key = path[0]
     defaults = getattr(_DEFAULTS, section)
     variable = _variable(section, key)
+    given = mask(repr(first["input"]))
+    if (section, key) == ("notify", "urls"):
+        given = "what it says"  # a secret, whatever it looks like
+    if len(path) > 1 and path[1].isdecimal():
+        place = variable or f"{file}: [{section}] {key}"
+        return _explain_entry(place, path[1:], first, given)
     if first["type"] == "extra_forbidden":
         where = variable or file
         known = list(type(defaults).model_fields)
         return ConfigError(f"{where}: [{section}] has no key {key!r}", _nearest(key, known))
-    given = "what it says" if (section, key) == ("notify", "urls") else mask(repr(first["input"]))
     wanted = first["msg"].replace("Input", "it")
     for python, toml in (("valid dictionary", "table"), ("valid tuple", "list")):
         wanted = wanted.replace(python, toml)
@@ -436,6 +578,17 @@ def _explain(file: Path, error: ValidationError) -> ConfigError:
         if variable
         else f"the default is {_toml(getattr(defaults, key))}",
     )
+
+
+def _explain_entry(where: str, path: Sequence[str], wrong: ErrorDetails, given: str) -> ConfigError:
+    """What is wrong with one entry of a list of tables."""
+    position, *key = path
+    at = f"{where}, entry {int(position) + 1}"
+    if wrong["type"] in ("missing", "extra_forbidden") and key:
+        lacks = "lacks" if wrong["type"] == "missing" else "may not have"
+        return ConfigError(f"{at} {lacks} the key {key[0]!r}", "see the settings in the README")
+    wanted = wrong["msg"].replace("Input", key[0] if key else "it")
+    return ConfigError(f"{at}: {wanted}, not {given}", "see the settings in the README")
 
 
 def _variable(section: str, key: str) -> str | None:

@@ -118,6 +118,14 @@ class LeaseLost(LeaseError):
     """The lease is gone, or somebody else moved the branch: stop before the next statement."""
 
 
+class WindowClosed(LeaseError):
+    """The window in which a branch may be migrated leaves no time for the next revision."""
+
+
+class HookFailed(BranchmigError):
+    """A command or an SQL script of the operator's own did not do its work."""
+
+
 class Stopped(BranchmigError):
     """A person or the system asked this run to end."""
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .errors import LeaseLost, Stopped
+from .errors import LeaseLost, Stopped, WindowClosed
 
 
 def clock() -> float:
@@ -29,14 +29,16 @@ def clock() -> float:
 @dataclass(frozen=True, slots=True)
 class Fencing:
     """The whole state of a fence, as it crosses to a worker process. `deadline` is on `clock`,
-    which all processes of a host share; None: no lease is held. `serial` rises with every change,
-    so that a message that was overtaken does no harm."""
+    which all processes of a host share; None: no lease is held. `closes`, on the same clock, is
+    the end of the window in which the branch may be migrated. `serial` rises with every change, so
+    that a message that was overtaken does no harm."""
 
     serial: int = 0
     signum: int | None = None
     interrupted: bool = False
     lost: str | None = None
     deadline: float | None = None
+    closes: float | None = None
 
 
 class Fence:
@@ -64,10 +66,15 @@ class Fence:
         with self._lock:
             self._change(deadline=deadline)
 
+    def close_at(self, closes: float) -> None:
+        """No revision is to be begun that would not be done by `closes`."""
+        with self._lock:
+            self._change(closes=closes)
+
     def clear(self) -> None:
         """No lease is held any more."""
         with self._lock:
-            self._change(lost=None, deadline=None)
+            self._change(lost=None, deadline=None, closes=None)
 
     def become(self, state: Fencing) -> None:
         """Take over a state, such as one that came from the parent process."""
@@ -119,11 +126,26 @@ class Fence:
         if state.interrupted:
             raise stopped(state.signum, "the revision in hand was rolled back")
 
-    def check_step(self) -> None:
-        """Raise LeaseLost or Stopped where no further revision may be begun."""
+    def check_step(self, seconds: float = 0) -> None:
+        """Raise where no further revision may be begun: LeaseLost, Stopped, or WindowClosed.
+
+        `seconds`: how long it is expected to take.
+        """
         self.check_statement()
         if self.state.signum is not None:
             raise stopped(self.state.signum, "no further revision was begun")
+        closes = self.state.closes
+        if closes is not None and clock() + seconds > closes:
+            raise WindowClosed(_no_time(closes - clock(), seconds))
+
+
+def _no_time(left: float, seconds: float) -> str:
+    if left <= 0:
+        return "its window has closed, so no further revision was begun"
+    return (
+        f"its window closes in {left:.0f} s, and the next revision has taken up to {seconds:.0f} s "
+        "elsewhere, so it was not begun"
+    )
 
 
 def stopped(signum: int | None, what: str) -> Stopped:

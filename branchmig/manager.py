@@ -51,6 +51,7 @@ from .model import (
 )
 from .sinks import about
 from .store import Store
+from .store.durations import Measured
 from .store.rows import Transition
 
 RECORDING = 60.0
@@ -200,13 +201,25 @@ class BranchMigrationManager:
                 elapsed = timedelta(seconds=time.monotonic() - started)
                 outcome = outcome_of(branch, lease.previous, replace(attempt, duration=elapsed))
                 change = conclusion(lease.previous, attempt, self.policy, unpins=unpins)
-                return self._recorded(lease, change, outcome)
+                recorded = self._recorded(lease, change, outcome)
+            took = zip(attempt.applied, attempt.took, strict=True)
+            self.learn({(branch.provider, revision): seconds for revision, seconds in took})
+            return recorded
         except (LeaseHeld, StateConflict) as error:
             return skipped(record, SkipReason.LEASED, error.message)
         except LeaseLost as error:
             # Whoever has the lease now records what is true; of ours only the report remains.
             landed = attempt.applied
             return replace(skipped(record, SkipReason.LEASED, error.message), applied=landed)
+
+    def learn(self, measured: Measured) -> None:
+        """Remember how long revisions took, for those that have to be done before a window closes.
+
+        What cannot be remembered is no loss: it is measured again elsewhere.
+        """
+        with suppress(StoreError):
+            if measured:
+                self.store.durations.learn(measured)
 
     def _recorded(self, lease: Lease, change: Transition, outcome: Outcome) -> Outcome:
         """Record an outcome, and give HeadOffice a while to come back where it is away.

@@ -18,6 +18,7 @@ from .attempt import Work, ended, explained, root
 from .config import Settings
 from .errors import BranchmigError, ConfigError, HistoryError, MultipleHeads, UnknownRevision
 from .fence import Fence
+from .hooks import described, hook
 from .model import (
     Attempt,
     Branch,
@@ -160,11 +161,43 @@ class Migrator:
         a lock was in the way it is tried again, `run.lock_tries` times in all.
         """
         started = time.monotonic()
+        attempt = self._between_hooks(task, fence)
+        return replace(attempt, duration=timedelta(seconds=time.monotonic() - started))
+
+    def _between_hooks(self, task: Task, fence: Fence) -> Attempt:
+        """The commands are called under the lease, and without a lock on the branch: what they do
+        to it, or to its tills, must not have to wait for us."""
+        hooks = self.settings.hooks
+        pending = self._pending(task) if hooks.before_branch or hooks.after_branch else ()
+        if not pending:
+            return self._tries(task, fence)
+        document = {"branch": described(task.branch), "target": task.target}
+        try:
+            if before := hook(self.settings, "before_branch"):
+                before.call({**document, "pendingMigrations": pending}, fence)
+        except BranchmigError as error:
+            return ended(task, None, None, error, fence)
+        attempt = self._tries(task, fence)
+        try:
+            if after := hook(self.settings, "after_branch"):
+                after.call({**document, **_told(attempt)}, fence)
+        except BranchmigError as error:
+            return replace(attempt, warnings=(*attempt.warnings, error.message))
+        return attempt
+
+    def _pending(self, task: Task) -> tuple[str, ...]:
+        """The revisions before a branch; none where a look cannot tell."""
+        try:
+            return tuple(step.revision for step in self.plan(task.branch, task.target).steps)
+        except BranchmigError:
+            return ()
+
+    def _tries(self, task: Task, fence: Fence) -> Attempt:
         attempt = self._attempt(task, fence)
         tries = self.settings.run.lock_tries
         if tries > 1 and _passes(attempt):
             attempt = self._tried_again(attempt, task, fence, tries)
-        return replace(attempt, duration=timedelta(seconds=time.monotonic() - started))
+        return attempt
 
     def _tried_again(self, first: Attempt, task: Task, fence: Fence, tries: int) -> Attempt:
         """Between the tries whoever waits behind the lock gets through, for a time that differs
@@ -245,12 +278,22 @@ def _passes(attempt: Attempt) -> bool:
     return attempt.failure is not None and attempt.failure.kind is FailureKind.TRANSIENT
 
 
+def _told(attempt: Attempt) -> dict[str, object]:
+    """An attempt as the hook after it is told of it."""
+    return {
+        "succeeded": attempt.failure is None and attempt.skip is None,
+        "appliedMigrations": attempt.applied,
+        "errorMessage": attempt.failure.message if attempt.failure else attempt.reason,
+    }
+
+
 def _together(before: Attempt, after: Attempt) -> Attempt:
     """Two tries as the one attempt that they are for the branch."""
     return replace(
         after,
         plan=before.plan or after.plan,
         applied=before.applied + after.applied,
+        took=before.took + after.took,
         heads=before.heads if after.heads is None else after.heads,
         warnings=before.warnings + after.warnings,
     )

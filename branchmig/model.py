@@ -164,13 +164,15 @@ class Task:
     """All that an attempt on one branch needs, so that it can cross to a worker process.
 
     `recorded` are the heads that HeadOffice knew before: a database that had some and is gone has
-    vanished; `create` lets a person say that this one may be made anew.
+    vanished; `create` lets a person say that this one may be made anew. `expected`: revisions and
+    how many seconds each took elsewhere, for one that must be done before a window closes.
     """
 
     branch: Branch
     target: str
     recorded: Heads = ()
     create: bool = False
+    expected: tuple[tuple[str, float], ...] = ()
 
 
 LONGEST_MESSAGE = 4000
@@ -208,11 +210,13 @@ class Attempt:
     """What became of the work on one branch's own database; HeadOffice has no part in it.
 
     `heads` are those the branch was last seen at, None where it could not be read. `applied` are
-    the revisions that landed, in order. `failure`, `skip` and neither (success) exclude each other.
+    the revisions that landed, in order, and `took` how many seconds each of them did. `failure`,
+    `skip` and neither (success) exclude each other.
     """
 
     plan: Plan | None = None
     applied: tuple[str, ...] = ()
+    took: tuple[float, ...] = ()
     heads: Heads | None = None
     failure: Failure | None = None
     skip: SkipReason | None = None

@@ -47,6 +47,8 @@ class SkipReason(StrEnum):
     PINNED = "pinned"
     HALTED = "halted"
     WAVE = "wave"
+    WINDOW = "window"
+    MAX_MINUTES = "max-minutes"
     STOPPED = "stopped"
 
 

@@ -7,6 +7,7 @@ import pickle
 import re
 import tomllib
 from collections.abc import Iterator
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,16 @@ import pytest
 from pydantic import BaseModel
 
 from branchmig import config
-from branchmig.config import RETAIL_TABLES, RolloutSettings, Settings, find, load, packaged
+from branchmig.config import (
+    RETAIL_TABLES,
+    FreezeSettings,
+    RolloutSettings,
+    Settings,
+    WindowSettings,
+    find,
+    load,
+    packaged,
+)
 from branchmig.errors import ConfigError
 from branchmig.masking import mask
 
@@ -56,9 +66,26 @@ OVERRIDES: dict[str, tuple[str, Any]] = {
     "on": ("failure,digest", ("failure", "digest")),
     "digest": ("5 4 * * 1", "5 4 * * 1"),
     "tz": ("Europe/Berlin", "Europe/Berlin"),
-    "timeout": ("0.5", 0.5),
     "labels": ('{"office": "north"}', {"office": "north"}),
     "textfile": ("/srv/x.prom", "/srv/x.prom"),
+    "max_minutes": ("7", 7),
+    **dict.fromkeys(
+        ("before_run", "after_run", "before_branch", "after_branch", "on_failure", "on_halt"),
+        ("/usr/bin/true,a b", ("/usr/bin/true", "a b")),
+    ),
+    "timeout": ("7", 7),
+    "windows": (
+        '[{"tag": "north", "cron": "0 2 * * *", "hours": 3}]',
+        (WindowSettings(tag="north", cron="0 2 * * *", hours=3),),
+    ),
+    "freezes": (
+        '[{"from": "2026-12-20", "until": "2026-12-31T12:00:00Z"}]',
+        (
+            FreezeSettings.model_validate(
+                {"from": date(2026, 12, 20), "until": datetime(2026, 12, 31, 12, tzinfo=UTC)}
+            ),
+        ),
+    ),
 }
 """What the environment may say, and what it then is; any other key is a text as it stands."""
 
@@ -240,6 +267,58 @@ def test_what_is_wrong_in_the_environment_names_the_variable(
         ("[migrations]\nini = 3", "ini: it should be a valid string", "default is to leave it out"),
         ("[migrations.environ]\nA = 3", "environ: it should be a valid string", "default is {}"),
         ("[retry]\nunreachable = 'x'", "it should be 'count' or 'wait', not 'x'", '"count"'),
+        (
+            "[schedule]\nwindows = [{cron = '0 2 * * *', hours = 1}, {cron = 'x', hours = 1}]",
+            "[schedule] windows, entry 2: cron should be a cron expression (Wrong number of "
+            "fields), not 'x'",
+            "see the settings",
+        ),
+        (
+            "[schedule]\nwindows = [{cron = '0 0 31 2 *', hours = 1}]",
+            "windows, entry 1: cron should be a cron expression (Bad day-of-month)",
+            "see the settings",
+        ),
+        (
+            "[schedule]\nwindows = [{cron = '0 2 * * *', hours = 1, tz = 'Mars/Olympus'}]",
+            "entry 1: tz should be a time zone such as Europe/Berlin, not 'Mars/Olympus'",
+            "see the settings",
+        ),
+        (
+            "[schedule]\nwindows = [{cron = '0 2 * * *', hours = 1, tz = '../../etc/passwd'}]",
+            "tz should be a time zone",
+            "see the settings",
+        ),
+        (
+            "[schedule]\nwindows = [{cron = '0 2 * * *', hours = 169}]",
+            "hours should be less than or equal to 168, not 169",
+            "see the settings",
+        ),
+        (
+            "[schedule]\nwindows = [{cron = '0 2 * * *'}]",
+            "[schedule] windows, entry 1 lacks the key 'hours'",
+            "see the settings",
+        ),
+        (
+            "[schedule]\nwindows = [{cron = '0 2 * * *', hours = 1, zone = 'UTC'}]",
+            "[schedule] windows, entry 1 may not have the key 'zone'",
+            "see the settings",
+        ),
+        (
+            "[schedule]\nwindows = [{cron = '0 2 * * *', hours = 1, tag = 'a', branch = 'b'}]",
+            "entry 1: it should have a tag or a branch, not both",
+            "see the settings",
+        ),
+        (
+            "[schedule]\nfreezes = [{from = 2026-12-20, until = 2026-12-19}]",
+            "[schedule] freezes, entry 1: it should end after it begins",
+            "see the settings",
+        ),
+        (
+            '[hooks]\nafter_run = "a \'b"',
+            "[hooks] after_run: it should be a command (No closing quotation)",
+            "default is []",
+        ),
+        ("[schedule]\nwindows = 3", "windows: it should be a list, not 3", "default is []"),
     ],
 )
 def test_what_is_wrong_in_the_file_names_the_file_the_place_and_what_would_be_right(
@@ -317,6 +396,11 @@ def test_another_history_requires_no_tables_until_some_are_named(file: Path) -> 
     assert settings(file, named).required_tables == ("A",)
 
 
+def test_a_command_is_a_list_or_what_a_shell_would_split(file: Path) -> None:
+    given = settings(file, "[hooks]\nafter_run = ['a', 'b c']\nbefore_run = \"a 'b c'\"")
+    assert given.hooks.after_run == given.hooks.before_run == ("a", "b c")
+
+
 def test_settings_cross_to_worker_processes_whole(file: Path) -> None:
     given = settings(file, "[run]\nworkers = 7\n[migrations.attributes]\na = 1")
     crossed = pickle.loads(pickle.dumps(given))
@@ -376,7 +460,6 @@ def test_the_file_of_the_system_comes_last(
     ("text", "said"),
     [
         ('[notify]\ndigest = "every day"', "cron expression"),
-        ('[notify]\ndigest = "0 7 * * * *"', "cron expression"),
         ('[notify]\ndigest = "0 0 30 2 *"', "cron expression"),
         ('[notify]\ntz = "Middle/Earth"', "time zone"),
         ('[notify]\ntz = "../../etc/passwd"', "time zone"),

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from branchmig.errors import LeaseLost, Stopped
+from branchmig.errors import LeaseLost, Stopped, WindowClosed
 from branchmig.fence import Fence, Fencing, clock
 
 
@@ -174,3 +174,27 @@ def test_changes_from_many_threads_are_all_told_in_order() -> None:
         for thread in threads:
             thread.join()
     assert [state.serial for state in seen] == list(range(1601))
+
+
+# The window ---------------------------------------------------------------------------------------
+
+
+def test_no_revision_is_begun_after_the_window_has_closed() -> None:
+    fence = Fence()
+    fence.close_at(clock() - 1)
+    with pytest.raises(WindowClosed, match="its window has closed"):
+        fence.check_step()
+
+
+def test_no_revision_is_begun_that_would_not_be_done_before_the_window_closes() -> None:
+    fence = Fence()
+    fence.close_at(clock() + 100)
+    fence.check_step(50)
+    with pytest.raises(WindowClosed, match="taken up to 200 s elsewhere"):
+        fence.check_step(200)
+
+
+def test_a_statement_of_a_revision_in_hand_is_sent_whatever_the_window_says() -> None:
+    fence = Fence()
+    fence.close_at(clock() - 1)
+    fence.check_statement()

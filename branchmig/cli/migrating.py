@@ -69,18 +69,24 @@ def apply(
 
     Example: branchmig apply BR001
     """
+    from ..hook_sink import HookSink, before_run
     from ..model import Report, SkipReason
+    from ..sinks import BranchFinished, RunFinished, Sinks
 
     started = time.monotonic()
     target = to or session.settings.migrations.target
     with session.writing("apply", target) as manager, listening(manager.fence):
         record = manager.store.record(branch)
         manager.migrator.history(record.branch.provider).check_target(target)
+        sinks = Sinks(HookSink(session.settings, manager.run, manager.fence))
         with recorded(manager) as end:
+            before_run(session.settings, manager.run, 1, manager.fence)
             with stdout_kept():
                 outcome = manager.apply(record, target, create=create)
             elapsed = timedelta(seconds=time.monotonic() - started)
             report = Report(manager.run.id, (outcome,), elapsed)
+            sinks.emit(BranchFinished(outcome))
+            sinks.emit(RunFinished(manager.run, report))
             code = report.exit_code
             if outcome.reason in (SkipReason.LEASED, SkipReason.BUSY):
                 code = TRY_AGAIN_LATER
@@ -117,17 +123,26 @@ def apply_all(
             show_default=False,
         ),
     ] = None,
+    ignore_windows: Annotated[
+        bool,
+        typer.Option("--ignore-windows", help="Also outside of windows, and in freezes."),
+    ] = False,
     init: Annotated[bool, typer.Option("--init", help="Run `init` first, for timers.")] = False,
 ) -> None:
     """Bring every active branch to the target; one bad branch never stops the others.
 
-    Leaves alone what waits for its next attempt, needs a person, is pinned or is being migrated.
+    Leaves alone what waits for its next attempt or its window, needs a person, is pinned or is
+    being migrated.
 
     Example: branchmig apply-all --tag north
     """
+    from ..fleet.dispatch import Assignment
     from ..fleet.fleet import Fleet, check
     from ..fleet.rollout import joined
     from ..fleet.selection import select
+    from ..fleet.timetable import Timetable, scheduled
+    from ..hook_sink import before_run
+    from ..windows import Schedule
 
     if init:
         from dataclasses import replace
@@ -146,10 +161,13 @@ def apply_all(
         records = select(everyone, chosen)
         check(manager, records, target)
         with recorded(manager) as end:
-            gate = joined(manager, everyone, target)
+            schedule = scheduled(session.settings.schedule)
+            timetable = Timetable(manager, Schedule() if ignore_windows else schedule)
+            assignment = Assignment(target, joined(manager, everyone, target), timetable)
+            before_run(session.settings, manager.run, len(records), manager.fence)
             crew = _crew(manager, workers, executor)
-            fleet = Fleet(manager, _sinks(session, stack, manager, everyone), crew, gate)
-            report = fleet.apply_all(records, target)
+            fleet = Fleet(manager, _sinks(session, manager, stack, everyone), crew)
+            report = fleet.apply_all(records, assignment)
             code = _signalled(manager) or report.exit_code
             end(code)
     _show_report(session, report, prefixed=True)
@@ -437,17 +455,19 @@ def _show_report(session: Session, report: Report, *, prefixed: bool) -> None:
 
 
 def _sinks(
-    session: Session, stack: ExitStack, manager: BranchMigrationManager, everyone: Iterable[Record]
+    session: Session, manager: BranchMigrationManager, stack: ExitStack, everyone: Iterable[Record]
 ) -> Sinks:
-    """A progress bar on a terminal, a log line a branch otherwise; and metrics where wanted."""
+    """A progress bar on a terminal, a log line a branch otherwise; the operator's hooks, and
+    metrics where they are wanted."""
+    from ..hook_sink import HookSink
     from ..sinks import LogSink, Sinks
 
-    metrics = _metrics(manager, everyone)
+    others = HookSink(session.settings, manager.run, manager.fence), *_metrics(manager, everyone)
     if sys.stderr.isatty() and session.log_format == "human":
         from ..render.progress import ProgressSink
 
-        return Sinks(stack.enter_context(ProgressSink()), *metrics)
-    return Sinks(LogSink(), *metrics)
+        return Sinks(stack.enter_context(ProgressSink()), *others)
+    return Sinks(LogSink(), *others)
 
 
 def _metrics(manager: BranchMigrationManager, everyone: Iterable[Record]) -> tuple[Sink, ...]:

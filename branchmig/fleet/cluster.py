@@ -201,12 +201,20 @@ def _check(address: str) -> None:
 
 
 def _relative(state: Fencing) -> Fencing:
-    """A fence's deadline counts on a clock of its host: as seconds from now it can travel."""
-    return state if state.deadline is None else replace(state, deadline=state.deadline - clock())
+    """A fence's times count on a clock of its host: as seconds from now they can travel."""
+    return _moved(state, -clock())
 
 
 def _absolute(state: Fencing) -> Fencing:
-    return state if state.deadline is None else replace(state, deadline=state.deadline + clock())
+    return _moved(state, clock())
+
+
+def _moved(state: Fencing, seconds: float) -> Fencing:
+    return replace(
+        state,
+        deadline=None if state.deadline is None else state.deadline + seconds,
+        closes=None if state.closes is None else state.closes + seconds,
+    )
 
 
 # Within a worker of the cluster -------------------------------------------------------------------

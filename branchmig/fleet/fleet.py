@@ -19,6 +19,7 @@ from ..sinks import RunFinished, RunStarted, Sinks
 from ..waves import Gate
 from .course import Course
 from .crew import Crew
+from .dispatch import Assignment
 
 log = logging.getLogger("branchmig.fleet")
 
@@ -30,17 +31,13 @@ class Fleet:
     the `Course`.
     """
 
-    def __init__(
-        self, manager: BranchMigrationManager, sinks: Sinks, crew: Crew, gate: Gate | None = None
-    ) -> None:
-        """`gate`: the rollout that the run is a part of."""
+    def __init__(self, manager: BranchMigrationManager, sinks: Sinks, crew: Crew) -> None:
         self._manager = manager
         self._sinks = sinks
         self._crew = crew
-        self._gate = gate
 
-    def apply_all(self, records: Iterable[Record], target: str) -> Report:
-        """Bring every one of `records` to `target`; one bad branch costs its neighbours nothing.
+    def apply_all(self, records: Iterable[Record], assignment: Assignment) -> Report:
+        """Bring every one of `records` to its target; one bad branch costs its neighbours nothing.
 
         To be checked with `check` first. Raises StoreError where HeadOffice goes away: what was
         done then is found by the next run.
@@ -48,13 +45,15 @@ class Fleet:
         started = time.monotonic()
         chosen = tuple(records)
         self._sinks.emit(RunStarted(self._manager.run, len(chosen)))
-        course = Course(self._manager, self._sinks, self._crew, self._gate, target)
+        course = Course(self._manager, self._sinks, self._crew, assignment)
         course.run(chosen)
+        self._manager.learn(course.longest)
         # In the order of the list, whoever was quicker.
         place = {record.branch.id: number for number, record in enumerate(chosen)}
         outcomes = sorted(course.outcomes, key=lambda outcome: place[outcome.branch.id])
         elapsed = timedelta(seconds=time.monotonic() - started)
-        standing = self._standing(self._gate) if self._gate else None
+        gate = assignment.gate
+        standing = self._standing(gate) if gate else None
         report = Report(self._manager.run.id, tuple(outcomes), elapsed, standing)
         self._sinks.emit(RunFinished(self._manager.run, report))
         return report

@@ -48,7 +48,7 @@ from .mysql_driver import connection_class, keep_alive
 from .mysql_errors import meaning, number_of
 from .mysql_language import MysqlLanguage
 from .mysql_look import JOURNAL_ALONE, TABLES, look, look_together, qualified
-from .mysql_statements import quoted
+from .mysql_statements import quoted, statements
 from .protocol import Capabilities, Limits
 
 log = logging.getLogger("branchmig")
@@ -224,6 +224,9 @@ class MysqlStrategy:
         # lower_case_table_names 1 and 2 fold names; on a server with 0 nobody has both spellings.
         known = {name.lower() for name in present}
         return tuple(name for name in required if name.lower() not in known)
+
+    def statements(self, script: str) -> list[str]:
+        return statements(script)
 
     # Opening ----------------------------------------------------------------------------------
 

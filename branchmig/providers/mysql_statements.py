@@ -50,6 +50,9 @@ _BEFORE_A_TARGET = {"LOW_PRIORITY", "HIGH_PRIORITY", "DELAYED", "QUICK", "IGNORE
 _UNSEEN = {"EXCHANGE", "TRUNCATE", "DISCARD", "IMPORT", "COALESCE", "REORGANIZE", "SELECT"}
 """Words of statements whose work SHOW CREATE TABLE does not show."""
 
+_HEAD = 12
+"""Words of a statement among which CREATE ... TRIGGER stands, behind its definer."""
+
 _OPTIONS = {"ENGINE", "COMMENT", "CHARSET", "CHARACTER", "COLLATE", "CONVERT", "ROW_FORMAT"}
 
 _NEXT_NUMBER = re.compile(r" AUTO_INCREMENT=\d+")
@@ -64,6 +67,21 @@ def tokens(text: str) -> Iterator[Token]:
             continue
         raw = match[kind]
         yield Token(kind, raw.upper() if kind == "word" else raw.replace("``", "`"), raw)
+
+
+def statements(script: str) -> list[str]:
+    """The statements of a script. What has a body (a trigger, say) reaches to the end of it."""
+    found, words = [""], list[str]()
+    for match in _TOKEN.finditer(script):
+        ends = match["sign"] == ";" and not (words[:1] == ["CREATE"] and _BODIES & set(words))
+        if ends:
+            found.append("")
+            words.clear()
+            continue
+        found[-1] += match[0]
+        if match["word"] and len(words) < _HEAD:
+            words.append(match["word"].upper())
+    return [text.strip() for text in found if any(tokens(text))]
 
 
 def looks_back(text: str) -> bool:

@@ -43,7 +43,7 @@ from .connections import (
 )
 from .journal import Journal, NoJournal
 from .marks import TABLE as JOURNAL
-from .postgresql_language import PostgresqlLanguage
+from .postgresql_language import PostgresqlLanguage, statements
 from .protocol import Capabilities, Limits
 from .watchdog import answer_within
 
@@ -258,6 +258,9 @@ class PostgresqlStrategy:
 
     def missing_tables(self, present: frozenset[str], required: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name for name in required if name not in present)
+
+    def statements(self, script: str) -> list[str]:
+        return statements(script)
 
     # Opening ----------------------------------------------------------------------------------
 

@@ -96,8 +96,7 @@ class PostgresqlLanguage:
         )
 
     def read(self, text: str) -> Statement:
-        statements = _statements(text)
-        found = [self._read_one(statement) for statement in statements]
+        found = [self._read_one(statement) for statement in statements(text)]
         if len(found) == 1:
             return found[0]
         # A text without parameters may hold several; the server takes them for one.
@@ -214,7 +213,7 @@ class PostgresqlLanguage:
             driver.cursor_factory = own
 
 
-def _statements(text: str) -> list[str]:
+def statements(text: str) -> list[str]:
     """The statements of a text, without comments."""
     found = [""]
     for piece in _PIECE.finditer(text):

@@ -112,6 +112,9 @@ class MigrationStrategy(Protocol):
     def missing_tables(self, present: frozenset[str], required: tuple[str, ...]) -> tuple[str, ...]:
         """Those of `required` that are not there, by the engine's own rule for comparing names."""
 
+    def statements(self, script: str) -> Sequence[str]:
+        """The statements of a script, such that the driver can execute each by itself."""
+
     def journal(self, connection: sa.Connection, name: str, *, there: bool) -> NoJournal:
         """What makes a revision that breaks half way go on from there.
 

@@ -385,6 +385,19 @@ class SqliteStrategy:
         known = {name.lower() for name in present}
         return tuple(name for name in required if name.lower() not in known)
 
+    def statements(self, script: str) -> list[str]:
+        found, text = [], ""
+        for piece in script.split(";"):
+            text += piece
+            # SQLite's own word on it: within a literal, a comment or a trigger it goes on.
+            if sqlite3.complete_statement(f"{text};"):
+                found.append(text)
+                text = ""
+            else:
+                text += ";"
+        found.append(text.removesuffix(";"))
+        return [statement for statement in found if _says_anything(statement)]
+
     # Within a revision ------------------------------------------------------------------------
 
     def journal(self, connection: sa.Connection, name: str, *, there: bool) -> NoJournal:
@@ -607,6 +620,11 @@ def _read(driver: sqlite3.Connection, version_table: VersionTable) -> Snapshot:
         heads=tuple(sorted(str(row[0]) for row in rows)),
         tables=frozenset(tables - {own}),
     )
+
+
+def _says_anything(statement: str) -> bool:
+    """Whether there is more than blanks and comments."""
+    return bool(re.sub(r"--[^\n]*|/\*.*?\*/|\s", "", statement, flags=re.DOTALL))
 
 
 @lru_cache(16)

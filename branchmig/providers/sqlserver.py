@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -126,6 +127,11 @@ class SqlserverStrategy:
         # By default a database compares names whatever their case; nobody has both spellings.
         known = {name.lower() for name in present}
         return tuple(name for name in required if name.lower() not in known)
+
+    def statements(self, script: str) -> list[str]:
+        # As Microsoft's own tools: a line with GO alone ends a batch, and is no T-SQL itself.
+        batches = re.split(r"(?im)^[ \t]*GO[ \t]*;?[ \t]*$", script)
+        return [batch for batch in batches if batch.strip()]
 
     # Opening ----------------------------------------------------------------------------------
 

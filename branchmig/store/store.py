@@ -29,6 +29,7 @@ from ..model import (
     Run,
 )
 from . import rows
+from .durations import Durations
 from .leases import Conclusion, Leases, Wanted, changed, held
 from .notices import Notices
 from .rollouts import Rollouts
@@ -37,7 +38,7 @@ from .tables import branches, clock, outcomes, runs, states
 
 
 class Store:
-    """HeadOffice behind one engine; its leases and rollouts are rooms of their own.
+    """HeadOffice behind one engine; its leases, rollouts and durations are rooms of their own.
 
     `explain` turns an error of HeadOffice's driver into one with a sentence; it is the strategy's.
     Methods raise HeadOfficeUnreachable or HeadOfficeLocked where the database will not.
@@ -51,6 +52,7 @@ class Store:
         self.leases = Leases(self._transaction)
         self.rollouts = Rollouts(self._transaction)
         self.notices = Notices(self._transaction, self.rollouts.latest)
+        self.durations = Durations(self._transaction)
 
     def close(self) -> None:
         """Give back every connection."""

@@ -1,0 +1,66 @@
+"""How long revisions have taken, by provider: the longest that was measured on any branch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import sqlalchemy as sa
+
+from ..model import Provider
+from .rows import Transaction
+from .tables import clock, durations
+
+Measured = Mapping[tuple[Provider, str], float]
+"""Seconds, by provider and revision."""
+
+
+class Durations:
+    """Every statement on durations."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+
+    def known(self) -> dict[tuple[Provider, str], float]:
+        """The longest that each revision has taken, in seconds."""
+        with self._transaction() as connection:
+            return {
+                (Provider(row.provider), row.revision): row.longest_ms / 1000
+                for row in connection.execute(sa.select(durations))
+            }
+
+    def learn(self, measured: Measured) -> None:
+        """Remember what took longer than it ever did."""
+        known = self.known()
+        for (provider, revision), seconds in measured.items():
+            milliseconds = round(seconds * 1000)
+            if (provider, revision) not in known:
+                self._add(provider, revision, milliseconds)
+            elif seconds > known[provider, revision]:
+                self._lengthen(provider, revision, milliseconds)
+
+    def _add(self, provider: Provider, revision: str, milliseconds: int) -> None:
+        try:
+            with self._transaction() as connection:
+                connection.execute(
+                    sa.insert(durations).values(
+                        provider=provider.value,
+                        revision=revision,
+                        longest_ms=milliseconds,
+                        measured_at=clock(),
+                    )
+                )
+        except sa.exc.IntegrityError:
+            # Another host has measured it for the first time too.
+            self._lengthen(provider, revision, milliseconds)
+
+    def _lengthen(self, provider: Provider, revision: str, milliseconds: int) -> None:
+        with self._transaction() as connection:
+            connection.execute(
+                sa.update(durations)
+                .where(
+                    durations.c.provider == provider.value,
+                    durations.c.revision == revision,
+                    durations.c.longest_ms < milliseconds,
+                )
+                .values(longest_ms=milliseconds, measured_at=clock())
+            )
