@@ -170,7 +170,7 @@ class BranchMigrationManager:
         def begin(state: BranchState, now: datetime) -> BranchState:
             return transitions.begin(state, None, target, now)
 
-        with about(branch=record.branch.code):
+        with about(record.branch.code):
             return self.migrate(
                 record, target, self.migrator.attempt, begin, create=create, unpins=True
             )

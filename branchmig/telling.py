@@ -15,7 +15,7 @@ from . import courier
 from .config import NotifySettings
 from .errors import BranchmigError
 from .manager import BranchMigrationManager
-from .masking import mask, mask_address
+from .masking import mask, mask_address, remember_words
 from .notices import Board, Claims, Delivery, Item, Message, Topic, claims, digest, messages, trial
 from .sinks import visible
 
@@ -76,13 +76,14 @@ def _sent(manager: BranchMigrationManager, items: Sequence[Item]) -> list[Item]:
     shown = [replace(i, name=visible(i.name), text=visible(mask(i.text))) for i in items]
     has_digest = any(item.topic is Topic.DIGEST for item in items)
     told = messages(shown, manager.run, _digest(manager) if has_digest else "")
+    urls = addresses(given)
     deliveries = courier.send(
-        given.urls,
+        urls,
         [_letter(message) for message in told],
         given.timeout,
         lambda: manager.fence.state.signum is not None,
     )
-    _complain(given.urls, deliveries)
+    _complain(urls, deliveries)
     taken = {told[delivery.letter].topic for delivery in deliveries if delivery.error is None}
     for message in told:
         if message.topic not in taken:
@@ -110,6 +111,13 @@ def _digest(manager: BranchMigrationManager) -> str:
         return f"how the fleet stands cannot be told: {visible(mask(error.message))}"
 
 
-def send_trial(given: NotifySettings, host: str) -> tuple[Delivery, ...]:
+def addresses(given: NotifySettings) -> tuple[str, ...]:
+    """Whom to tell, as the services need it. From here on each is a secret that is masked."""
+    for url in given.urls:
+        remember_words(url)
+    return given.urls
+
+
+def send_trial(urls: Sequence[str], host: str, seconds: float) -> tuple[Delivery, ...]:
     """A test message to every address. Raises ConfigError."""
-    return courier.send(given.urls, [_letter(trial(host))], given.timeout)
+    return courier.send(urls, [_letter(trial(host))], seconds)

@@ -41,9 +41,9 @@ from branchmig.sinks import (
     Sinks,
     about,
     configure_logging,
-    journal_prefix,
     log_style,
     logger,
+    of_run,
     visible,
 )
 
@@ -342,14 +342,15 @@ def test_within_a_run_every_record_names_it_whichever_room_or_thread_it_comes_fr
     stream = io.StringIO()
     configure_logging("json", False, stream)
     lease = logging.getLogger("branchmig.lease")
-    with about(run_id="run-1"):
-        thread = threading.Thread(target=lease.warning, args=("leases could not be renewed",))
-        thread.start()
-        thread.join()
-        with about(branch="BR001"):
-            lease.warning("a")
-        lease.warning("b", extra={"branch": "BR002"})
-    lease.warning("c")
+    of_run("run-1")
+    thread = threading.Thread(target=lease.warning, args=("leases could not be renewed",))
+    thread.start()
+    thread.join()
+    with about("BR001"):
+        lease.warning("a")
+    lease.warning("b", extra={"branch": "BR002"})
+    configure_logging("json", False, stream)
+    lease.warning("the next command")
     found = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [(line["runId"], line["branch"]) for line in found] == [
         ("run-1", None), ("run-1", "BR001"), ("run-1", "BR002"), (None, None),
@@ -358,8 +359,8 @@ def test_within_a_run_every_record_names_it_whichever_room_or_thread_it_comes_fr
 
 def test_a_process_can_be_told_how_to_log_as_another_does() -> None:
     configure_logging("json", True, io.StringIO())
-    with about(run_id="run-1"):
-        style = pickle.loads(pickle.dumps(log_style()))
+    of_run("run-1")
+    style = pickle.loads(pickle.dumps(log_style()))
     assert style == LogStyle("json", True, "run-1", None)
 
 
@@ -406,7 +407,6 @@ def test_who_redirects_a_services_errors_gets_times_again(
     with (tmp_path / "file").open("w+") as other:
         configure_logging("human", False, other)
         logger.info("x")
-        assert journal_prefix(logging.ERROR, other) == ""
         assert re.fullmatch(r"\d{4}-\S+Z INFO x", read(other)[0])
     assert lines(log) == ["INFO to no file at all"]
 
@@ -415,6 +415,16 @@ def test_json_lines_stay_json_in_the_journal(journal: TextIO) -> None:
     configure_logging("json", False, journal)
     logger.info("x")
     assert json.loads(read(journal)[0])["message"] == "x"
+
+
+def test_an_error_that_ends_a_run_is_one_of_its_json_lines(office: Office) -> None:
+    office.configure('[migrations]\nscript_location = "nowhere"\n')
+    office.run("branch", "add", "BR001", "--url", "sqlite:///br001.db")
+    done = office.run("--log-format", "json", "apply-all", code=78)
+    found = [json.loads(line) for line in done.stderr.splitlines()]
+    assert {line["level"] for line in found} == {"ERROR"}
+    assert found[0]["message"].startswith("Error: ")
+    assert len({line["runId"] for line in found} - {None}) == 1
 
 
 def test_the_error_that_ends_a_service_has_its_priority_too(office: Office, tmp_path: Path) -> None:

@@ -89,12 +89,12 @@ def _tell(error: BranchmigError) -> int:
     if "--json" in sys.argv:
         _say(documents.dumps(documents.error(error)), sys.stdout)
     else:
-        from ..sinks import journal_prefix, visible
+        from ..sinks import say
 
-        grave = journal_prefix(logging.ERROR, sys.stderr)
-        _say(f"{grave}Error: {visible(mask(error.message))}", sys.stderr)
-        if error.hint:
-            _say(f"{grave}Hint: {visible(mask(error.hint))}", sys.stderr)
+        with contextlib.suppress(OSError):
+            say(logging.ERROR, f"Error: {error.message}")
+            if error.hint:
+                say(logging.ERROR, f"Hint: {error.hint}")
     return error.exit_code
 
 

@@ -32,10 +32,11 @@ def notify(session: Session) -> None:
         raise ConfigError(
             "there is nobody to be told", "name somebody in the settings: [notify] urls = [...]"
         )
-    deliveries = telling.send_trial(given, os.uname().nodename)
+    urls = telling.addresses(given)
+    deliveries = telling.send_trial(urls, os.uname().nodename, given.timeout)
     session.show(
-        lambda: documents.deliveries(given.urls, deliveries),
-        lambda: tables.deliveries(given.urls, deliveries),
+        lambda: documents.deliveries(urls, deliveries),
+        lambda: tables.deliveries(urls, deliveries),
     )
     if _failed(deliveries):
         raise typer.Exit(1)

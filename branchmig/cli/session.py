@@ -86,9 +86,10 @@ class Session:
     def writing(self, command: str, target: str | None = None) -> Iterator[BranchMigrationManager]:
         """A manager for a command that changes something."""
         from ..headoffice import open_store
-        from ..sinks import about
+        from ..sinks import of_run
 
-        with self._manager(open_store, command, target) as manager, about(run_id=manager.run.id):
+        with self._manager(open_store, command, target) as manager:
+            of_run(manager.run.id)
             yield manager
 
     @contextmanager

@@ -26,7 +26,7 @@ from ..errors import WorkerDied
 from ..fence import Fence, Fencing
 from ..migrator import Migrator
 from ..model import Attempt, Failure, Task
-from ..sinks import LogStyle, about, configure_logging, log_style
+from ..sinks import LogStyle, about, configure_logging, log_style, of_run
 
 _PRELOADED = ["branchmig.fleet.worker"]
 
@@ -135,13 +135,12 @@ def _start_fork_server() -> None:
 
 _migrator: Migrator
 _control: Connection
-_run_id: str | None = None
 _fences: dict[str, Fence] = {}
 """By branch, since the pipe may be quicker than the task, and bring the last branch's late."""
 
 
 def _start(settings: Settings, style: LogStyle, control: Connection) -> None:
-    global _migrator, _control, _run_id
+    global _migrator, _control
     for signum in _SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
     # What a revision starts shall be free to die of them.
@@ -149,7 +148,8 @@ def _start(settings: Settings, style: LogStyle, control: Connection) -> None:
     # The parent's standard output carries one document; revisions may print.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     configure_logging(style.fmt, style.debug)
-    _migrator, _control, _run_id = Migrator(settings), control, style.run_id
+    of_run(style.run_id)
+    _migrator, _control = Migrator(settings), control
     # What was loaded by now stays; looking through it again and again would only cost.
     gc.freeze()
     threading.Thread(target=_obey, args=(control,), daemon=True).start()
@@ -171,7 +171,7 @@ def _attempt(task: Task, state: Fencing) -> Attempt:
     fence = _fences.setdefault(task.branch.id, Fence())
     fence.become(state)
     try:
-        with about(run_id=_run_id, branch=task.branch.code):
+        with about(task.branch.code):
             return _migrator.attempt(task, fence)
     except BaseException as error:
         # Raised again in the parent it would end the whole run.

@@ -21,9 +21,10 @@ from .logger import (
     LogStyle,
     about,
     configure_logging,
-    journal_prefix,
     log_style,
     logger,
+    of_run,
+    say,
     visible,
 )
 
@@ -40,8 +41,9 @@ __all__ = [
     "Sinks",
     "about",
     "configure_logging",
-    "journal_prefix",
     "log_style",
     "logger",
+    "of_run",
+    "say",
     "visible",
 ]

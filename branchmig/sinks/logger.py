@@ -63,7 +63,7 @@ def configure_logging(fmt: LogFormat, debug: bool, stream: TextIO | None = None)
     to put lines above itself. `debug` lets DEBUG lines through. Secrets are masked. Where the
     stream is systemd's journal, human lines carry its priorities instead of a time.
     """
-    _Now.style = replace(_Now.style, fmt=fmt, debug=debug)
+    _Now.style = LogStyle(fmt, debug)
     handler = _Handler(stream)
     handler.addFilter(_Masking())
     handler.addFilter(_of_whom)
@@ -78,14 +78,20 @@ def configure_logging(fmt: LogFormat, debug: bool, stream: TextIO | None = None)
     logger.propagate = False
 
 
-@contextmanager
-def about(*, run_id: str | None = None, branch: str | None = None) -> Iterator[None]:
-    """Within, every record of this process that names no run or branch of its own is of this one.
+def of_run(run_id: str | None) -> None:
+    """From now on every record of this process that names no run of its own is of this one, the
+    error that ends it included.
 
     Not by thread: leases are renewed and databases looked at in threads of the same run.
     """
+    _Now.style = replace(_Now.style, run_id=run_id)
+
+
+@contextmanager
+def about(branch: str) -> Iterator[None]:
+    """Within, every record of this process that names no branch of its own is of this one."""
     before = _Now.style
-    _Now.style = replace(before, run_id=run_id or before.run_id, branch=branch or before.branch)
+    _Now.style = replace(before, branch=branch)
     try:
         yield
     finally:
@@ -105,9 +111,14 @@ def _of_whom(record: logging.LogRecord) -> bool:
 _PRIORITIES = {logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6}
 
 
-def journal_prefix(level: int, stream: TextIO) -> str:
-    """`<3>` and the like, by which systemd's journal knows how grave a line is; empty elsewhere."""
-    return f"<{_PRIORITIES.get(level, 7)}>" if _is_journal(stream) else ""
+def say(level: int, text: str) -> None:
+    """Write a line to standard error that is no log line, and still can be told from one by who
+    reads the log: in the journal it has its priority, among JSON lines it is one of them."""
+    if _Now.style.fmt == "json":
+        logger.log(level, "%s", text)
+        return
+    prefix = f"<{_PRIORITIES.get(level, 7)}>" if _is_journal(sys.stderr) else ""
+    print(f"{prefix}{visible(mask(text))}", file=sys.stderr)  # noqa: T201
 
 
 def _is_journal(stream: TextIO) -> bool:
