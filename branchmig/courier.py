@@ -167,8 +167,10 @@ def _told(url: str, letter: Letter, seconds: float) -> str | None:
         service = apprise.Apprise.instantiate(url)
         if service is None:
             return f"it is no address that can be used{_reason(url)}"
+        # An enumeration in some releases, a class of texts in others.
+        colour = getattr(apprise.NotifyType, kind.upper())
         service.socket_connect_timeout = service.socket_read_timeout = seconds
-        if service.notify(body=body, title=title, notify_type=apprise.NotifyType(kind)):
+        if service.notify(body=body, title=title, notify_type=colour):
             return None
         return f"it was not taken{_reason(url)}"
     except Exception as error:

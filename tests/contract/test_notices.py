@@ -164,6 +164,17 @@ def test_only_what_is_asked_for_is_told(store: Store, branches: list[Branch]) ->
     assert claim(store, topics=("failure",)) == [("failure", "BR000"), ("failure", "BR001")]
 
 
+def test_a_branch_that_failed_is_told_of_again_when_it_needs_a_person_and_ends_once(
+    store: Store, branches: list[Branch]
+) -> None:
+    become(store, branches[0], MigrationStatus.FAILED, "unreachable")
+    assert told(store) == [("failure", "BR000")]
+    fail(store, branches[0])
+    assert told(store) == [("manual", "BR000")]
+    become(store, branches[0], MigrationStatus.COMPLETED)
+    assert told(store) == [("recovery", "BR000 is Completed again")]
+
+
 def test_a_thousand_branches_are_claimed_told_and_ended_together(store: Store) -> None:
     many = [a_branch(number) for number in range(1100)]
     store.put([(branch, branch.url) for branch in many])
