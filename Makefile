@@ -1,8 +1,15 @@
-# What one does in a checkout. Everything happens in .venv; nothing is installed beside it.
+# What one does in a checkout. Everything happens in .venv; but for `make install`, nothing is
+# installed beside it.
 # Another interpreter: make test PYTHON=python3.12.  Arguments for pytest: make test ARGS="-k retry"
 
 PYTHON ?= python3
 ARGS ?=
+
+# Of make install; without a PYTHON of your own it prefers the system's.
+PREFIX ?= /usr/local
+DESTDIR ?=
+EXTRAS ?= all
+CHOSEN := $(if $(filter file,$(origin PYTHON)),,$(PYTHON))
 
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet
@@ -14,10 +21,10 @@ TOOLS := $(VENV)/.tools
 METADATA := pyproject.toml branchmig/__init__.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench soak services lowest clean servers
+.PHONY: help demo test check lint units bench soak services lowest clean servers install uninstall
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s  %s\n", $$1, $$2 }' Makefile
 
 demo: $(PROGRAM) ## install the program and migrate a dozen branches in a new scratch folder
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" bash docs/demo.sh
@@ -27,11 +34,21 @@ test: $(TOOLS) servers ## install everything and run the tests
 
 check: lint test ## what a change must pass: lint, then the tests
 
-lint: $(TOOLS) ## ruff, its formatter, mypy and the contracts on imports
+lint: $(TOOLS) units ## ruff, its formatter, mypy, the contracts on imports, the units
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy --strict
 	$(VENV)/bin/lint-imports --no-logo
+
+units: # judged by systemd where it is installed
+	@sh deploy/check-units.sh
+
+install: ## install for a server, as root: PREFIX=/usr/local, DESTDIR=, EXTRAS=all
+	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" EXTRAS="$(EXTRAS)" PYTHON="$(CHOSEN)" \
+	    sh deploy/install.sh install
+
+uninstall: ## take that away again; settings and data stay
+	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" sh deploy/install.sh uninstall
 
 bench: $(TOOLS) ## measure branchmig beside its peers, all in one run
 	@test -d bench || { echo "there are no benchmarks in this version" >&2; exit 1; }

@@ -476,9 +476,18 @@ def find(named: Path | None, environ: Mapping[str, str] = os.environ) -> Path | 
                 "or run `branchmig init` in the folder that shall hold it",
             )
         return chosen.absolute()
-    if os.geteuid() != 0 and _is_file(Path(FILE_NAME)):
+    if os.geteuid() != 0 and _is_in_current_folder():
         return Path(FILE_NAME).absolute()
     return SYSTEM_FILE if _is_file(SYSTEM_FILE) else None
+
+
+def _is_in_current_folder() -> bool:
+    """A folder that this user may not look into has none for him: root's home, say, from which
+    somebody took the account of the service."""
+    try:
+        return stat.S_ISREG(Path(FILE_NAME).stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return False
 
 
 def _is_file(path: Path) -> bool:

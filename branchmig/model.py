@@ -250,7 +250,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One invocation that may change branches, as the audit trail keeps it."""
+    """One invocation that may change branches, as the audit trail keeps it.
+
+    `actor`: the account that it ran as; `login`: the one that had logged in, behind `sudo` say, by
+    the kernel's word; None where nobody had, as for a timer.
+    """
 
     id: str
     command: str
@@ -259,6 +263,52 @@ class Run:
     host: str
     pid: int
     target: str | None = None
+    login: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What the audit trail keeps of one branch in one run."""
+
+    branch_id: str
+    branch_code: str
+    verdict: str
+    reason: str | None
+    status: str
+    from_heads: Heads
+    to_heads: Heads
+    applied: tuple[str, ...]
+    error: str | None
+    finished_at: datetime
+    duration: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class PastRun:
+    """A run as the audit trail keeps it. `finished_at` None: it has not ended, or was killed."""
+
+    run: Run
+    program: str
+    started_at: datetime
+    finished_at: datetime | None
+    exit_code: int | None
+    results: tuple[Result, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """Which runs are asked for; None: any. `branch`: a code or an id; `run`: how its id begins;
+    `failed`: those alone that ended with another code than 0, or not at all."""
+
+    branch: str | None = None
+    run: str | None = None
+    command: str | None = None
+    actor: str | None = None
+    host: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    failed: bool = False
+    limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

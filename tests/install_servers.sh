@@ -1,8 +1,8 @@
 #!/bin/sh
-# Installs the database servers that tests start for themselves, and the drivers that no Python
-# package brings, where they are missing and root runs this on Debian. The system's own services of
-# those servers are neither started nor enabled. Without a server or a driver its tests are left out
-# and say so; under CI=true that fails the run.
+# Installs the database servers that tests start for themselves, the drivers that no Python package
+# brings, and systemd, where they are missing and root runs this on Debian. The system's own services
+# of those servers are neither started nor enabled. Without a server, a driver or systemd its tests
+# are left out and say so; under CI=true that fails the run.
 
 set -u
 
@@ -22,6 +22,14 @@ if ! is_there odbcinst || ! odbcinst -q -d -n FreeTDS >/dev/null 2>&1 ||
 then
     packages="$packages unixodbc tdsodbc libkrb5-3 libgssapi-krb5-2 libltdl7"
 fi
+# The units are run by a systemd of their own, in namespaces; nothing of it runs here.
+if ! [ -x /lib/systemd/systemd ] || ! is_there systemd-analyze ||
+    ! ls /lib/*/libnss_systemd.so.2 >/dev/null 2>&1
+then
+    packages="$packages systemd libnss-systemd"
+fi
+# What is installed for such a systemd runs with the system's own Python.
+/usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null || packages="$packages python3-venv"
 if [ -z "$packages" ] || [ "$(id -u)" -ne 0 ] || [ ! -e /etc/debian_version ] || ! is_there apt-get
 then
     exit 0

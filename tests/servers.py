@@ -184,7 +184,8 @@ class Postgresql(Server):
         )  # fmt: skip
         # The first line that fits decides; everybody else is trusted.
         logins = self._data / "pg_hba.conf"
-        logins.write_text(f"host all +guarded all scram-sha-256\n{logins.read_text()}")
+        guarded = "local all +guarded scram-sha-256\nhost all +guarded all scram-sha-256\n"
+        logins.write_text(guarded + logins.read_text())
 
     def account(self) -> dict[str, Any]:
         if os.geteuid() != 0:

@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+from clocks import first_at_or_after
 
 from branchmig.model import Branch, Provider
 from branchmig.windows import Closed, Freeze, Opening, Schedule, Window
@@ -100,16 +101,6 @@ CHANGES = (
 )  # fmt: skip
 
 
-def first_at_or_after(day: date, hour: int, minute: int, zone: ZoneInfo) -> datetime:
-    """The first minute of a day, by a clock on the wall, that is no earlier than this time."""
-    moment = datetime(day.year, day.month, day.day, tzinfo=UTC) - timedelta(hours=15)
-    while True:
-        wall = moment.astimezone(zone)
-        if wall.date() == day and (wall.hour, wall.minute) >= (hour, minute):
-            return moment
-        moment += timedelta(minutes=1)
-
-
 def test_a_daily_window_opens_when_the_clock_on_the_wall_first_shows_its_time() -> None:
     seed = random.randrange(2**32)
     chance = random.Random(seed)
@@ -119,7 +110,7 @@ def test_a_daily_window_opens_when_the_clock_on_the_wall_first_shows_its_time() 
         length = timedelta(hours=chance.choice((0.5, 1, 3, 23)))
         window = Window(f"{minute} {hour} * * *", length, zone)
         days = [change + timedelta(days=number) for number in range(-3, 5)]
-        starts = [first_at_or_after(day, hour, minute, ZoneInfo(zone)) for day in days]
+        starts = [first_at_or_after(day, hour, minute, zone) for day in days]
         begin = datetime(change.year, change.month, change.day, tzinfo=UTC) - timedelta(days=1)
         for _ in range(50):
             now = begin + timedelta(minutes=chance.randrange(3 * 24 * 60))

@@ -18,10 +18,12 @@ MOMENT = (
 )
 
 RUNS, DURATIONS, NOTICES = (f"branchmig_{table}" for table in ("runs", "durations", "notices"))
+INDEX = "branchmig_runs_started_ix"
 
 
 def upgrade() -> None:
     op.add_column(RUNS, sa.Column("login", sa.Unicode(255)))
+    op.create_index(INDEX, RUNS, ["started_at"])
     op.create_table(
         DURATIONS,
         sa.Column("provider", sa.Unicode(16), nullable=False),
@@ -44,4 +46,5 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table(NOTICES)
     op.drop_table(DURATIONS)
+    op.drop_index(INDEX, RUNS)
     op.drop_column(RUNS, "login", mssql_drop_default=True)

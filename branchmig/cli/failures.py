@@ -120,7 +120,9 @@ def _internal(error: Exception) -> BranchmigError:
     )
     found.exit_code = INTERNAL_ERROR
     with contextlib.suppress(OSError):
-        handle, path = tempfile.mkstemp(prefix="branchmig-debug-", suffix=".txt")
+        # systemd's LogsDirectory=: a service's own /tmp is gone when it has ended.
+        kept = os.environ.get("LOGS_DIRECTORY") or None
+        handle, path = tempfile.mkstemp(prefix="branchmig-debug-", suffix=".txt", dir=kept)
         with os.fdopen(handle, "w") as file:
             file.write(_trace(error))
         found.hint = f"this is a fault in branchmig: please report it with {path}"

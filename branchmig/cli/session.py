@@ -30,6 +30,9 @@ log = logging.getLogger("branchmig")
 
 LogFormat = Literal["human", "json"]
 
+_NOBODY = 2**32 - 1
+"""The audit login id of what no login began."""
+
 
 @dataclass(frozen=True)
 class Session:
@@ -212,7 +215,8 @@ def _run(command: str, target: str | None) -> Run:
         id=str(uuid.uuid4()),
         command=command,
         trigger=_trigger(),
-        actor=_actor(),
+        actor=_account(os.geteuid()),
+        login=_login(),
         host=os.uname().nodename,
         pid=os.getpid(),
         target=target,
@@ -226,8 +230,17 @@ def _trigger() -> str:
     return "ci" if os.environ.get("CI") else "operator"
 
 
-def _actor() -> str:
-    uid = os.geteuid()
+def _login() -> str | None:
+    """Whose session this is, by the audit login id, which the kernel keeps through `sudo` and `su`
+    (pam_loginuid(8)); variables such as SUDO_USER can say anything. None: nobody's."""
+    try:
+        uid = int(Path("/proc/self/loginuid").read_text())
+    except (OSError, ValueError):
+        return None
+    return None if uid == _NOBODY else _account(uid)
+
+
+def _account(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

@@ -35,10 +35,12 @@ from .notices import Notices
 from .rollouts import Rollouts
 from .rows import Transition
 from .tables import branches, clock, outcomes, runs, states
+from .trail import Trail
 
 
 class Store:
-    """HeadOffice behind one engine; its leases, rollouts and durations are rooms of their own.
+    """HeadOffice behind one engine; its leases, rollouts, durations and audit trail are
+    rooms of their own.
 
     `explain` turns an error of HeadOffice's driver into one with a sentence; it is the strategy's.
     Methods raise HeadOfficeUnreachable or HeadOfficeLocked where the database will not.
@@ -53,6 +55,7 @@ class Store:
         self.rollouts = Rollouts(self._transaction)
         self.notices = Notices(self._transaction, self.rollouts.latest)
         self.durations = Durations(self._transaction)
+        self.trail = Trail(self._transaction)
 
     def close(self) -> None:
         """Give back every connection."""
@@ -282,6 +285,7 @@ class Store:
                     host=run.host,
                     pid=run.pid,
                     target=run.target,
+                    login=run.login,
                     program=program,
                     started_at=clock(),
                 )

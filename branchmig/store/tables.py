@@ -188,6 +188,7 @@ runs = sa.Table(
     sa.Column("rollout_id", sa.Unicode(36)),
     sa.Column("login", sa.Unicode(255), comment="who had logged in, where it is not the actor"),
     sa.PrimaryKeyConstraint("id", name="branchmig_runs_pk"),
+    sa.Index("branchmig_runs_started_ix", "started_at"),
 )
 
 outcomes = sa.Table(

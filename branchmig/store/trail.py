@@ -1,0 +1,133 @@
+"""The audit trail: which runs there were, and what became of the branches in each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from ..model import AuditFilter, Heads, PastRun, Result, Run
+from .rows import Transaction
+from .tables import branches, outcomes, runs
+
+_PAGE = 100
+"""Runs that are read at a time: a trail of years must not have to fit into memory."""
+
+
+class Trail:
+    """Every statement that reads the trail."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+
+    def runs(self, wanted: AuditFilter) -> Iterator[PastRun]:
+        """Those that the filter means, the latest first, each with the branches that it means."""
+        statement = sa.select(runs).where(*_conditions(wanted))
+        statement = statement.order_by(runs.c.started_at.desc(), runs.c.id)
+        position, left = 0, wanted.limit
+        while left is None or left > 0:
+            count = _PAGE if left is None else min(_PAGE, left)
+            with self._transaction() as connection:
+                found = connection.execute(statement.limit(count).offset(position)).all()
+                results = _results(connection, [row.id for row in found], wanted.branch)
+            for row in found:
+                yield _past_run(row, results.get(row.id, ()))
+            if len(found) < count:
+                return
+            position += count
+            left = None if left is None else left - count
+
+    def last_tick(self) -> datetime | None:
+        """When the timer last began an `apply-all`, or where it never did, when anybody did."""
+        latest = sa.select(sa.func.max(runs.c.started_at)).where(runs.c.command == "apply-all")
+        with self._transaction() as connection:
+            by_timer: datetime | None = connection.execute(
+                latest.where(runs.c.trigger_kind == "timer")
+            ).scalar()
+            return by_timer or connection.execute(latest).scalar()
+
+    def first_reached(self, heads: Heads) -> datetime | None:
+        """When the first branch was brought to these heads."""
+        statement = sa.select(sa.func.min(outcomes.c.finished_at)).where(
+            outcomes.c.to_heads == heads, outcomes.c.applied != ()
+        )
+        with self._transaction() as connection:
+            found: datetime | None = connection.execute(statement).scalar()
+            return found
+
+
+def _conditions(wanted: AuditFilter) -> Iterator[sa.ColumnElement[bool]]:
+    if wanted.run is not None:
+        yield runs.c.id.startswith(wanted.run.lower(), autoescape=True)
+    if wanted.command is not None:
+        yield runs.c.command == wanted.command
+    if wanted.actor is not None:
+        yield sa.or_(runs.c.actor == wanted.actor, runs.c.login == wanted.actor)
+    if wanted.host is not None:
+        yield runs.c.host == wanted.host
+    if wanted.since is not None:
+        yield runs.c.started_at >= wanted.since
+    if wanted.until is not None:
+        yield runs.c.started_at < wanted.until
+    if wanted.failed:
+        yield sa.or_(runs.c.exit_code.is_(None), runs.c.exit_code != 0)
+    if wanted.branch is not None:
+        yield runs.c.id.in_(
+            sa.select(outcomes.c.run_id).where(_is_branch(wanted.branch)).scalar_subquery()
+        )
+
+
+def _is_branch(name: str) -> sa.ColumnElement[bool]:
+    """By code as it was then, or by id; the branch itself may be gone."""
+    known = sa.select(branches.c.id).where(branches.c.code_key == name.lower()).scalar_subquery()
+    return sa.or_(
+        sa.func.lower(outcomes.c.branch_code) == name.lower(),
+        outcomes.c.branch_id == name.lower(),
+        outcomes.c.branch_id.in_(known),
+    )
+
+
+def _results(
+    connection: sa.Connection, ids: Sequence[str], branch: str | None
+) -> dict[str, list[Result]]:
+    if not ids:
+        return {}
+    statement = sa.select(outcomes).where(outcomes.c.run_id.in_(ids))
+    if branch is not None:
+        statement = statement.where(_is_branch(branch))
+    found: dict[str, list[Result]] = {}
+    for row in connection.execute(statement.order_by(outcomes.c.branch_code)):
+        found.setdefault(row.run_id, []).append(_result(row))
+    return found
+
+
+def _past_run(row: sa.Row[Any], results: Sequence[Result]) -> PastRun:
+    run = Run(
+        id=row.id,
+        command=row.command,
+        trigger=row.trigger_kind,
+        actor=row.actor,
+        host=row.host,
+        pid=row.pid,
+        target=row.target,
+        login=row.login,
+    )
+    return PastRun(run, row.program, row.started_at, row.finished_at, row.exit_code, tuple(results))
+
+
+def _result(row: sa.Row[Any]) -> Result:
+    return Result(
+        branch_id=row.branch_id,
+        branch_code=row.branch_code,
+        verdict=row.verdict,
+        reason=row.reason,
+        status=row.status,
+        from_heads=row.from_heads,
+        to_heads=row.to_heads,
+        applied=row.applied,
+        error=row.error,
+        finished_at=row.finished_at,
+        duration=timedelta(milliseconds=row.duration_ms),
+    )
