@@ -82,7 +82,7 @@ class Health:
         """One line as a monitoring system reads it: the verdict, and behind a bar the figures."""
         found = self.condition
         told = "; ".join(self.reasons) or f"{found.at_head} of {found.total} at head"
-        return f"BRANCHMIG {self.level.name} - {_plain(told)} | {' '.join(self._figures())}"
+        return f"BRANCHMIG {self.level.name} - {plain(told)} | {' '.join(self._figures())}"
 
     def _figures(self) -> Iterator[str]:
         found, limits = self.condition, self.limits
@@ -141,6 +141,6 @@ def _long(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _plain(text: str) -> str:
-    """What people wrote must not begin the figures, or a second line."""
+def plain(text: str) -> str:
+    """A text for the line: what people wrote must not begin the figures, or a second line."""
     return " ".join(text.replace("|", "/").split())

@@ -24,6 +24,7 @@ from .errors import (
     UsageError,
 )
 from .fence import Fence
+from .health import Condition
 from .lease import hold
 from .migrator import Migrator
 from .model import (
@@ -151,6 +152,30 @@ class BranchMigrationManager:
         history, target = self.migrator.history(provider), self.settings.migrations.target
         known = history.target_heads(target) is not None and history.knows(heads)
         return known and bool(history.steps(heads, target))
+
+    def condition(self, rows: Iterable[BranchStatus]) -> Condition:
+        """How the fleet of these rows is doing, in figures; from HeadOffice alone."""
+        rows = tuple(rows)
+        now = self.store.now()
+        laggards = [row for row in rows if row.behind and not row.state.pinned]
+        since = [self._first_reached(target) for target in {row.target for row in laggards}]
+        known = [moment for moment in since if moment]
+        last = self.store.trail.last_tick()
+        return Condition(
+            total=len(rows),
+            at_head=sum(row.status is MigrationStatus.COMPLETED for row in rows),
+            behind=len(laggards),
+            failed=sum(row.status is MigrationStatus.FAILED for row in rows),
+            manual=sum(row.status is MigrationStatus.MANUAL for row in rows),
+            stuck=sum(row.state.lock_owner is not None and not row.is_locked for row in rows),
+            lag=(now - min(known)).total_seconds() if known else None,
+            silence=(now - last).total_seconds() if last else None,
+            halted=next((row.halted for row in rows if row.halted), None),
+        )
+
+    def _first_reached(self, target: str | None) -> datetime | None:
+        heads = tuple(sorted(target.split(", "))) if target else ()
+        return self.store.trail.first_reached(heads) if heads else None
 
     # Changing ---------------------------------------------------------------------------------
 

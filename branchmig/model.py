@@ -14,6 +14,7 @@ from .terms import FailureKind as FailureKind
 from .terms import MigrationStatus as MigrationStatus
 from .terms import Provider as Provider
 from .terms import Resolution as Resolution
+from .terms import Severity as Severity
 from .terms import SkipReason as SkipReason
 from .terms import Verdict as Verdict
 
@@ -495,3 +496,15 @@ class Filters:
     providers: tuple[Provider, ...] = ()
     statuses: tuple[MigrationStatus, ...] = ()
     shard: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """One thing that the doctor looked at: `check` (a word), of what, how bad it is, what was
+    found, and what to do about it."""
+
+    check: str
+    subject: str
+    severity: Severity
+    message: str
+    hint: str | None = None

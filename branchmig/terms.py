@@ -81,3 +81,12 @@ class Resolution(StrEnum):
     LANDED = "landed"
     NOT_LANDED = "not-landed"
     DISCARD = "discard"
+
+
+class Severity(StrEnum):
+    """How bad a finding of the doctor is. Only an error makes the command fail."""
+
+    OK = "ok"
+    NOTE = "note"
+    WARNING = "warning"
+    ERROR = "error"

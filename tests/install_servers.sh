@@ -30,6 +30,8 @@ then
 fi
 # What is installed for such a systemd runs with the system's own Python.
 /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null || packages="$packages python3-venv"
+# A clock that tests set.
+ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || packages="$packages libfaketime"
 if [ -z "$packages" ] || [ "$(id -u)" -ne 0 ] || [ ! -e /etc/debian_version ] || ! is_there apt-get
 then
     exit 0

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import branches, looking, migrating, notifying, setup
+from . import branches, looking, migrating, notifying, setup, watching
 from .session import Debug, Json, LogFormat, Session, program_version
 
 
@@ -52,3 +52,4 @@ branches.register(app)
 migrating.register(app)
 looking.register(app)
 notifying.register(app)
+watching.register(app)

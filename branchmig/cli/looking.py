@@ -139,12 +139,18 @@ def status(
     ] = None,
     check: Check = False,
     behind: Annotated[bool, typer.Option("--behind", help="Only those behind.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it anew every few seconds, until Ctrl-C.")
+    ] = False,
+    interval: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, max=3600, help="How often, with --watch.")
+    ] = 2,
     tag: Tags = None,
     provider: Providers = None,
     status: Statuses = None,
     shard: Shard = None,
 ) -> None:
-    """Who is behind and why, from HeadOffice alone: no branch is opened.
+    """Who is behind and why, the worst first, from HeadOffice alone: no branch is opened.
 
     Example: branchmig status --behind
     """
@@ -154,11 +160,22 @@ def status(
     chosen = filters(tag, provider, None, shard)
     if branch and (tag or provider or shard):
         raise UsageError("name branches, or filters", "not both")
-    with session.reading() as manager:
-        rows = manager.status(_named(manager, branch, chosen))
-    rows = tuple(
-        row for row in rows if (row.behind or not behind) and (not status or row.status in status)
-    )
+
+    def read() -> tuple[BranchStatus, ...]:
+        with session.reading() as manager:
+            rows = manager.status(_named(manager, branch, chosen))
+        return tuple(
+            row
+            for row in rows
+            if (row.behind or not behind) and (not status or row.status in status)
+        )
+
+    if watch:
+        from .live import watched
+
+        watched(session, lambda: tables.status(read()), interval)
+        return
+    rows = read()
     session.show(lambda: documents.status(rows), lambda: tables.status(rows))
     if check and any(_amiss(row) for row in rows):
         raise typer.Exit(1)

@@ -42,6 +42,7 @@ from .connections import (
     refuse_second,
     wait_for_lock,
 )
+from .examination import Examination, of_mysql
 from .journal import Journal
 from .marks import TABLE as JOURNAL
 from .mysql_driver import connection_class, keep_alive
@@ -229,6 +230,10 @@ class MysqlStrategy:
         return statements(script)
 
     # Opening ----------------------------------------------------------------------------------
+
+    def examine(self, url: str) -> Examination:
+        with self.connect(url) as connection:
+            return of_mysql(connection)
 
     def create(self, url: str) -> None:
         name = self._url(url).database or ""

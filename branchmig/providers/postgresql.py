@@ -41,6 +41,7 @@ from .connections import (
     refuse_second,
     wait_for_lock,
 )
+from .examination import Examination, of_postgresql
 from .journal import Journal, NoJournal
 from .marks import TABLE as JOURNAL
 from .postgresql_language import PostgresqlLanguage, statements
@@ -263,6 +264,10 @@ class PostgresqlStrategy:
         return statements(script)
 
     # Opening ----------------------------------------------------------------------------------
+
+    def examine(self, url: str) -> Examination:
+        with self.connect(url) as connection:
+            return of_postgresql(connection)
 
     def create(self, url: str) -> None:
         wanted = self._url(url).database or ""

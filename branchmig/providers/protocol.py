@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from ..errors import BranchmigError
     from ..model import FailureKind, Provider, Snapshot, VersionTable
+    from .examination import Examination
     from .journal import NoJournal
 
 
@@ -80,6 +81,10 @@ class MigrationStrategy(Protocol):
         What cannot be told that way is left out, to be asked one by one: none of them is missing,
         without a version table, or unfinished. Never raises for a database.
         """
+
+    def examine(self, url: str) -> Examination:
+        """The clock of a branch's server and the rights there. Raises BranchUnreachable and what
+        else `connect` raises."""
 
     def create(self, url: str) -> None:
         """Make the database, empty. One that exists is left alone; so two may race."""

@@ -38,6 +38,7 @@ from ..errors import (
 )
 from ..masking import mask
 from ..model import FailureKind, Provider, Snapshot, VersionTable
+from .examination import Examination, of_file
 from .journal import NoJournal
 from .protocol import Capabilities, Limits
 
@@ -269,6 +270,9 @@ class SqliteStrategy:
         self, urls: Sequence[str], version_table: VersionTable
     ) -> Mapping[str, Snapshot]:
         return {}
+
+    def examine(self, url: str) -> Examination:
+        return of_file(self._path(url))
 
     def create(self, url: str) -> None:
         path = self._path(url)

@@ -33,6 +33,7 @@ from ..masking import mask
 from ..model import FailureKind, Provider, Snapshot, VersionTable
 from . import sqlserver_errors as errors
 from .connections import cause, connected, own_transaction, refuse_second
+from .examination import Examination, of_sqlserver
 from .journal import NoJournal
 from .protocol import Capabilities, Limits
 from .sqlserver_drivers import CHOICES, address, driver_of, for_driver, load_odbc, port_of, within
@@ -142,6 +143,10 @@ class SqlserverStrategy:
         self, urls: Sequence[str], version_table: VersionTable
     ) -> Mapping[str, Snapshot]:
         return {}
+
+    def examine(self, url: str) -> Examination:
+        with self.connect(url) as connection:
+            return of_sqlserver(connection)
 
     def create(self, url: str) -> None:
         statement = f"CREATE DATABASE {_quoted(address(url).database or '')}"

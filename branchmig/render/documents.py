@@ -11,16 +11,20 @@ import re
 from collections.abc import Mapping, Sequence
 
 from ..errors import BranchmigError
+from ..health import Health
 from ..masking import mask, mask_address
 from ..model import (
     Branch,
     BranchStatus,
+    Diagnosis,
     HistoryReport,
     MigrationHistory,
     Outcome,
+    PastRun,
     PendingRevisions,
     Plan,
     Report,
+    Result,
     Standing,
     Step,
     ValidationResult,
@@ -40,6 +44,12 @@ def dumps(document: object) -> str:
     """One document as text: indented, people's letters as they are, nothing a terminal obeys."""
     text = json.dumps(document, indent=2, ensure_ascii=False)
     return HIDDEN.sub(_escape, text)
+
+
+def line(document: object) -> str:
+    """One document on one line, for files of many."""
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    return HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _escape(found: re.Match[str]) -> str:
@@ -251,6 +261,74 @@ def deliveries(urls: Sequence[str], deliveries: Sequence[Delivery]) -> Document:
             for delivery in deliveries
         ],
     }
+
+
+def past_run(past: PastRun) -> Document:
+    """One run of the audit trail."""
+    run = past.run
+    return {
+        "runId": run.id,
+        "command": run.command,
+        "trigger": run.trigger,
+        "actor": run.actor,
+        "login": run.login,
+        "host": run.host,
+        "pid": run.pid,
+        "startedAt": time_text(past.started_at),
+        "finishedAt": time_text(past.finished_at),
+        "exitCode": past.exit_code,
+        "target": masked(run.target),
+        "program": past.program,
+        "branches": [_result(result) for result in past.results],
+    }
+
+
+def _result(result: Result) -> Document:
+    return {
+        "branchId": result.branch_id,
+        "branchCode": result.branch_code,
+        "verdict": result.verdict,
+        "reason": result.reason,
+        "status": result.status,
+        "fromHeads": list(result.from_heads),
+        "toHeads": list(result.to_heads),
+        "appliedMigrations": list(result.applied),
+        "errorMessage": masked(result.error),
+        "finishedAt": time_text(result.finished_at),
+        "duration": duration_text(result.duration),
+    }
+
+
+def health(found: Health) -> Document:
+    """How well the fleet is; times in seconds."""
+    condition = found.condition
+    return {
+        "level": found.level.name,
+        "reasons": [masked(reason) for reason in found.reasons],
+        "branches": condition.total,
+        "atHead": condition.at_head,
+        "behind": condition.behind,
+        "failed": condition.failed,
+        "needPerson": condition.manual,
+        "expiredLeases": condition.stuck,
+        "lagSeconds": condition.lag,
+        "silenceSeconds": condition.silence,
+        "haltReason": masked(condition.halted),
+    }
+
+
+def diagnoses(found: Sequence[Diagnosis]) -> list[Document]:
+    """What the doctor found, in the order in which it looked."""
+    return [
+        {
+            "check": item.check,
+            "subject": item.subject,
+            "severity": item.severity,
+            "message": mask(item.message),
+            "hint": masked(item.hint),
+        }
+        for item in found
+    ]
 
 
 def error(error: BranchmigError) -> Document:

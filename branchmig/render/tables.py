@@ -1,7 +1,8 @@
-"""Values as pages for people: the same facts as `documents`, worst news last and in colour."""
+"""Values as pages for people: the same facts as `documents`, news in colour."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..errors import BranchmigError
@@ -9,13 +10,17 @@ from ..masking import mask, mask_address
 from ..model import (
     Branch,
     BranchStatus,
+    Diagnosis,
     HistoryReport,
     MigrationHistory,
     MigrationStatus,
     Outcome,
+    PastRun,
     PendingRevisions,
     Plan,
     Report,
+    Result,
+    Severity,
     ValidationResult,
     Verdict,
     heads_text,
@@ -192,13 +197,27 @@ def status(rows: Sequence[BranchStatus]) -> Page:
         Column("Flags", optional=1, wraps=True),
         Column("Error", sentence=True),
     )
-    table = Table(columns, (_status(row) for row in rows))
+    table = Table(columns, (_status(row) for row in sorted(rows, key=_badness)))
     behind = sum(row.behind for row in rows)
     asides = {MigrationStatus.PENDING.value: f"{behind} behind"} if behind else None
     words = [row.status.value for row in rows]
     lines = [Line(tally(words, _STATUS, asides), "bold")]
     halted = next((row.halted for row in rows if row.halted), None)
     return Page(table, *lines, *([_halted(halted)] if halted else []))
+
+
+_WORST_FIRST = (
+    MigrationStatus.MANUAL,
+    MigrationStatus.FAILED,
+    MigrationStatus.IN_PROGRESS,
+    MigrationStatus.PENDING,
+    MigrationStatus.COMPLETED,
+)
+
+
+def _badness(row: BranchStatus) -> tuple[int, int]:
+    """What has to be looked at first is at the top; among equals the order given is kept."""
+    return _WORST_FIRST.index(row.status), -row.state.retry_count
 
 
 def _status(row: BranchStatus) -> Row:
@@ -313,6 +332,80 @@ def branch(branch: Branch) -> Page:
         ("Active", "yes" if branch.is_active else "no"),
     )
     return Page(*(Line(f"{title:<8}  {fact or '-'}") for title, fact in facts))
+
+
+def audit(found: Sequence[PastRun]) -> Page:
+    """Runs, and below each what it did to branches."""
+    columns = (
+        Column("Run"),
+        Column("Started"),
+        Column("Command"),
+        Column("Exit"),
+        Column("Actor"),
+        Column("Login", optional=3),
+        Column("Host", optional=1),
+        Column("Trigger", optional=2),
+        Column("Target", optional=4),
+        Column("Did", sentence=True),
+    )
+    rows = (
+        (
+            past.run.id[:8],
+            time_text(past.started_at),
+            past.run.command,
+            "not ended" if past.exit_code is None else str(past.exit_code),
+            past.run.actor,
+            past.run.login,
+            past.run.host,
+            past.run.trigger,
+            masked(past.run.target),
+            _did(past.results),
+        )
+        for past in found
+    )
+    return Page(Table(columns, rows), Line(f"{len(found)} run{'s' * (len(found) != 1)}", "bold"))
+
+
+_NAMED_RESULTS = 5
+
+
+def _did(results: Sequence[Result]) -> str:
+    named = [f"{result.branch_code} {_became(result)}" for result in results[:_NAMED_RESULTS]]
+    rest = len(results) - _NAMED_RESULTS
+    return "; ".join([*named, *([f"and {rest} branches more"] if rest > 0 else [])])
+
+
+def _became(result: Result) -> str:
+    landed = f" {', '.join(result.applied)}" if result.applied else ""
+    why = f" ({masked(result.error)})" if result.error else ""
+    return f"{result.verdict}{landed}{why}"
+
+
+_SEVERITY = {
+    Severity.OK.value: "green",
+    Severity.NOTE.value: "cyan",
+    Severity.WARNING.value: "yellow",
+    Severity.ERROR.value: _BAD,
+}
+
+
+def diagnoses(found: Sequence[Diagnosis]) -> Page:
+    """What the doctor found, a line each, and below it what to mend."""
+    columns = (
+        Column("Check"),
+        Column("Of", optional=1),
+        Column("Result", styles=_SEVERITY),
+        Column("Found", sentence=True),
+        Column("Mend", sentence=True),
+    )
+    rows = (
+        (item.check, item.subject, item.severity, mask(item.message), masked(item.hint))
+        for item in found
+    )
+    counts = Counter(item.severity.value for item in found)
+    told = ", ".join(f"{counts[word]} {word}" for word in _SEVERITY if counts[word])
+    bad = counts[Severity.ERROR.value]
+    return Page(Table(columns, rows), Line(told, _BAD if bad else "bold"))
 
 
 def error(error: BranchmigError) -> Page:

@@ -1,0 +1,217 @@
+"""All checks, one after another; what one finds wrong keeps no other from looking."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from .. import trust
+from ..config import Settings
+from ..errors import BranchmigError
+from ..headoffice import headoffice_strategy
+from ..manager import BranchMigrationManager
+from ..model import Diagnosis, Provider, Record, Severity
+from ..transitions import is_locked
+from . import units
+
+_DRIFT = 2.0
+"""Seconds by which clocks may differ: leases are counted in minutes, windows in hours."""
+
+_LITTLE = 100 * 2**20
+"""Bytes that should be free where SQLite databases are: a rebuilt table needs its size again."""
+
+_NAMED = 5
+"""Branches that one diagnosis names."""
+
+
+def diagnose(
+    manager: BranchMigrationManager, records: tuple[Record, ...], looked_at: tuple[Record, ...]
+) -> Iterator[Diagnosis]:
+    """Every check. `records`: every active branch; `looked_at`: those whose databases are opened,
+    to read and no more."""
+    settings = manager.settings
+    yield from _guarded("settings", str(settings.file), lambda: check_settings(settings))
+    yield from _guarded("headoffice", "HeadOffice", lambda: check_headoffice(manager, records))
+    providers = sorted({record.branch.provider for record in records})
+    for provider in providers:
+        yield from _guarded("driver", provider, partial(check_driver, manager, provider))
+    for provider in providers or [Provider.SQLITE]:
+        yield from _guarded("history", provider, partial(check_history, manager, provider))
+    yield from _guarded("leases", "HeadOffice", lambda: check_leases(manager, records))
+    for record in looked_at:
+        code = record.branch.code
+        yield from _guarded("branch", code, partial(check_branch, manager, record))
+    folders = _folders(manager, records)
+    yield from _guarded("disk", "SQLite", lambda: check_disk(folders))
+    yield from _guarded("units", "systemd", lambda: units.check(folders))
+
+
+def diagnose_without(settings: Settings, error: BranchmigError) -> Iterator[Diagnosis]:
+    """What can be checked where HeadOffice cannot be opened, for `error`."""
+    yield from _guarded("settings", str(settings.file), lambda: check_settings(settings))
+    yield Diagnosis("headoffice", "HeadOffice", Severity.ERROR, error.message, error.hint)
+    yield from _guarded("units", "systemd", lambda: units.check(()))
+
+
+def representatives(
+    manager: BranchMigrationManager, records: tuple[Record, ...]
+) -> tuple[Record, ...]:
+    """One branch of each server, and one on SQLite: any of them shows what is wrong with it."""
+    seen: dict[tuple[Provider, str | None], Record] = {}
+    for record in records:
+        try:
+            server = manager.migrator.server(record.branch)
+        except BranchmigError:
+            server = None
+        seen.setdefault((record.branch.provider, server), record)
+    return tuple(seen.values())
+
+
+def _guarded(
+    check: str, subject: str, look: Callable[[], Iterator[Diagnosis]]
+) -> Iterator[Diagnosis]:
+    try:
+        yield from look()
+    except BranchmigError as error:
+        yield Diagnosis(check, subject, Severity.ERROR, error.message, error.hint)
+    except Exception as error:
+        yield Diagnosis(
+            check, subject, Severity.ERROR, f"it cannot be checked: {type(error).__name__}: {error}"
+        )
+
+
+# This host ----------------------------------------------------------------------------------------
+
+
+def check_settings(settings: Settings) -> Iterator[Diagnosis]:
+    file = settings.file
+    found = list(trust.check([file, file.parent]))
+    for warning in found:
+        yield Diagnosis("settings", str(file), Severity.WARNING, warning, "chmod go-w it")
+    if not found:
+        mode = stat.S_IMODE(file.stat().st_mode)
+        yield Diagnosis("settings", str(file), Severity.OK, f"read, mode {mode:04o}")
+
+
+def check_driver(manager: BranchMigrationManager, provider: Provider) -> Iterator[Diagnosis]:
+    manager.migrator.strategy(provider)
+    yield Diagnosis("driver", provider, Severity.OK, "its driver is there")
+
+
+def check_history(manager: BranchMigrationManager, provider: Provider) -> Iterator[Diagnosis]:
+    report = manager.migrator.history(provider).report(manager.settings.migrations.target)
+    for finding in report.findings:
+        yield Diagnosis("history", provider, Severity.ERROR, finding)
+    if report.is_valid:
+        heads = ", ".join(report.heads)
+        yield Diagnosis("history", provider, Severity.OK, f"loaded, its head is {heads}")
+
+
+def check_disk(folders: tuple[Path, ...]) -> Iterator[Diagnosis]:
+    for folder in folders:
+        if not folder.exists():
+            yield Diagnosis(
+                "disk", str(folder), Severity.WARNING, "this folder of branches is not there",
+                "mount it, or make it",
+            )  # fmt: skip
+            continue
+        usage = shutil.disk_usage(folder)
+        free = f"{usage.free / 2**20:.0f} MiB free"
+        low = usage.free < _LITTLE
+        yield Diagnosis(
+            "disk", str(folder), Severity.WARNING if low else Severity.OK, free,
+            "make room: a migration needs the size of the table that it rebuilds" if low else None,
+        )  # fmt: skip
+
+
+def _folders(manager: BranchMigrationManager, records: tuple[Record, ...]) -> tuple[Path, ...]:
+    """The folders of databases that are files, HeadOffice's included."""
+    urls = [record.branch.url for record in records if record.branch.provider is Provider.SQLITE]
+    if headoffice_strategy(manager.settings).provider is Provider.SQLITE:
+        urls.append(manager.settings.headoffice.url)
+    files = (manager.settings.folder / url.partition(":///")[2] for url in urls)
+    return tuple(sorted({file.parent for file in files}))
+
+
+# HeadOffice ---------------------------------------------------------------------------------------
+
+
+def check_headoffice(
+    manager: BranchMigrationManager, records: tuple[Record, ...]
+) -> Iterator[Diagnosis]:
+    yield from _clock("headoffice", "HeadOffice", manager.store.now())
+    lacking = headoffice_strategy(manager.settings).examine(manager.settings.headoffice.url).lacking
+    if lacking:
+        yield Diagnosis(
+            "headoffice", "HeadOffice", Severity.WARNING, f"this account lacks {_list(lacking)}",
+            "it suffices to look; a tick has to write, and `init` to make tables",
+        )  # fmt: skip
+    count = len(records)
+    yield Diagnosis(
+        "headoffice", "HeadOffice", Severity.OK if count else Severity.NOTE,
+        f"reached, {count} active branch{'' if count == 1 else 'es'}",
+        None if count else "`branchmig branch add` or `branchmig branch import`",
+    )  # fmt: skip
+
+
+def check_leases(
+    manager: BranchMigrationManager, records: tuple[Record, ...]
+) -> Iterator[Diagnosis]:
+    now = manager.store.now()
+    expired = [
+        record.branch.code
+        for record in records
+        if record.state.lock_owner and not is_locked(record.state, now)
+    ]
+    if expired:
+        yield Diagnosis(
+            "leases", "HeadOffice", Severity.WARNING,
+            f"{len(expired)} expired: {_list(expired)}",
+            "the next tick takes them over; `branchmig unlock --all` clears them",
+        )  # fmt: skip
+
+
+# Branches -----------------------------------------------------------------------------------------
+
+
+def check_branch(manager: BranchMigrationManager, record: Record) -> Iterator[Diagnosis]:
+    branch = record.branch
+    snapshot = manager.migrator.look(branch)
+    if not snapshot.exists:
+        known = record.state.heads
+        yield Diagnosis(
+            "branch", branch.code, Severity.ERROR if known else Severity.NOTE,
+            "its database has vanished" if known else "it has no database yet",
+            "find out why; `branchmig apply --create` makes a new one" if known else None,
+        )  # fmt: skip
+        return
+    found = manager.migrator.strategy(branch.provider).examine(branch.url)
+    if found.time:
+        yield from _clock("branch", branch.code, found.time)
+    if found.lacking:
+        yield Diagnosis(
+            "branch", branch.code, Severity.WARNING, f"this account lacks {_list(found.lacking)}",
+            "see the rights in the README; what a role gives is not always seen",
+        )  # fmt: skip
+    else:
+        yield Diagnosis("branch", branch.code, Severity.OK, "reached, with the rights it needs")
+
+
+def _clock(check: str, subject: str, theirs: datetime) -> Iterator[Diagnosis]:
+    difference = (theirs - datetime.now(UTC)).total_seconds()
+    if abs(difference) > _DRIFT:
+        yield Diagnosis(
+            check, subject, Severity.WARNING,
+            f"its clock is {abs(difference):.0f} s {'ahead of' if difference > 0 else 'behind'} "
+            "this host's",
+            "have both follow the same time server: windows and back-off go by HeadOffice's clock",
+        )  # fmt: skip
+
+
+def _list(names: tuple[str, ...] | list[str]) -> str:
+    rest = len(names) - _NAMED
+    return ", ".join([*names[:_NAMED], *([f"and {rest} more"] if rest > 0 else [])])
