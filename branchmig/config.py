@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -36,7 +37,7 @@ from pydantic_settings import (
 
 from . import trust
 from .errors import ConfigError
-from .masking import mask, remember_url
+from .masking import mask, remember_url, remember_words
 
 FILE_NAME = "branchmig.toml"
 SYSTEM_FILE = Path("/etc/branchmig") / FILE_NAME
@@ -330,6 +331,43 @@ class HookSettings(_Section):
             yield from (root, *sorted(root.rglob("*")))
 
 
+class NotifySettings(_Section):
+    """Who is told of what. `urls` as apprise takes them; each is a secret as a whole. `digest`: a
+    cron expression, by the clocks of `tz`. `timeout`: seconds for all that a run has to send."""
+
+    urls: Names = Field((), repr=False)
+    on: Annotated[
+        tuple[Literal["failure", "manual", "halt", "recovery", "digest"], ...],
+        BeforeValidator(lambda given: () if given == "" else given),
+    ] = ("manual", "halt", "recovery")
+    digest: Annotated[str, BeforeValidator(_cron)] = "0 7 * * *"
+    tz: _Zone = "UTC"
+    timeout: float = Field(30, gt=0, le=300)
+
+
+def _textfile(given: str) -> str:
+    if given.endswith(".prom"):
+        return given
+    raise PydanticCustomError("prom", "Input should end in .prom: the node exporter reads no other")
+
+
+def _label(given: str) -> str:
+    if re.fullmatch(r"(?!__)[A-Za-z_][A-Za-z0-9_]*", given) and given not in _OWN_LABELS:
+        return given
+    raise PydanticCustomError("label", "Input should be a name that Prometheus takes and is free")
+
+
+_OWN_LABELS = ("status", "revision", "verdict")
+
+
+class MetricsSettings(_Section):
+    """`textfile`: where an `apply-all` leaves its figures for Prometheus; `labels`: what each of
+    them carries, to be told from those of another HeadOffice."""
+
+    textfile: Annotated[str, AfterValidator(_textfile)] | None = None
+    labels: dict[Annotated[str, AfterValidator(_label)], str] = Field(default_factory=dict)
+
+
 class Settings(BaseSettings):
     """All settings of one program run; picklable, so that worker processes get the same.
 
@@ -351,6 +389,8 @@ class Settings(BaseSettings):
     run: RunSettings = RunSettings()
     retry: RetrySettings = RetrySettings()
     rollout: RolloutSettings | None = None
+    notify: NotifySettings = NotifySettings()
+    metrics: MetricsSettings = MetricsSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     hooks: HookSettings = HookSettings()
 
@@ -481,6 +521,8 @@ def load(file: Path) -> tuple[Settings, tuple[str, ...]]:
     except ValidationError as error:
         raise _explain(file, error) from None
     remember_url(settings.headoffice.url)
+    for url in settings.notify.urls:
+        remember_words(url)
     warnings += trust.check(settings.hooks.code(settings.folder))
     return settings, tuple(warnings)
 
@@ -526,8 +568,12 @@ def _explain(file: Path, error: ValidationError) -> ConfigError:
     key = path[0]
     defaults = getattr(_DEFAULTS, section)
     variable = _variable(section, key)
+    given = mask(repr(first["input"]))
+    if (section, key) == ("notify", "urls"):
+        given = "what it says"  # a secret, whatever it looks like
     if len(path) > 1 and path[1].isdecimal():
-        return _explain_entry(f"{variable or f'{file}: [{section}] {key}'}", path[1:], first)
+        place = variable or f"{file}: [{section}] {key}"
+        return _explain_entry(place, path[1:], first, given)
     if first["type"] == "extra_forbidden":
         where = variable or file
         known = list(type(defaults).model_fields)
@@ -536,14 +582,14 @@ def _explain(file: Path, error: ValidationError) -> ConfigError:
     for python, toml in (("valid dictionary", "table"), ("valid tuple", "list")):
         wanted = wanted.replace(python, toml)
     return ConfigError(
-        f"{variable or f'{file}: [{section}] {key}'}: {wanted}, not {mask(repr(first['input']))}",
+        f"{variable or f'{file}: [{section}] {key}'}: {wanted}, not {given}",
         "a list is written a,b,c here, a table as JSON"
         if variable
         else f"the default is {_toml(getattr(defaults, key))}",
     )
 
 
-def _explain_entry(where: str, path: Sequence[str], wrong: ErrorDetails) -> ConfigError:
+def _explain_entry(where: str, path: Sequence[str], wrong: ErrorDetails, given: str) -> ConfigError:
     """What is wrong with one entry of a list of tables."""
     position, *key = path
     at = f"{where}, entry {int(position) + 1}"
@@ -551,9 +597,7 @@ def _explain_entry(where: str, path: Sequence[str], wrong: ErrorDetails) -> Conf
         lacks = "lacks" if wrong["type"] == "missing" else "may not have"
         return ConfigError(f"{at} {lacks} the key {key[0]!r}", "see the settings in the README")
     wanted = wrong["msg"].replace("Input", key[0] if key else "it")
-    return ConfigError(
-        f"{at}: {wanted}, not {mask(repr(wrong['input']))}", "see the settings in the README"
-    )
+    return ConfigError(f"{at}: {wanted}, not {given}", "see the settings in the README")
 
 
 def _variable(section: str, key: str) -> str | None:

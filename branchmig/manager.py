@@ -39,6 +39,7 @@ from .model import (
     Outcome,
     PendingRevisions,
     Plan,
+    Provider,
     Record,
     Resolution,
     Rollout,
@@ -49,6 +50,7 @@ from .model import (
     Verdict,
     heads_text,
 )
+from .sinks import about
 from .store import Store
 from .store.durations import Measured
 from .store.rows import Transition
@@ -123,9 +125,7 @@ class BranchMigrationManager:
     def _status(self, record: Record, now: datetime, halted: Rollout | None) -> BranchStatus:
         history = self.migrator.history(record.branch.provider)
         wanted = history.target_heads(self.settings.migrations.target)
-        heads = record.state.heads
-        known = wanted is not None and history.knows(heads)
-        behind = known and bool(history.steps(heads, self.settings.migrations.target))
+        behind = self.is_behind(record.branch.provider, record.state.heads)
         status = record.state.status
         if transitions.abandoned(record.state, now, self.policy):
             status = MigrationStatus.MANUAL
@@ -142,6 +142,16 @@ class BranchMigrationManager:
             is_locked=transitions.is_locked(record.state, now),
             halted=halted.halt_reason if halted and behind and halted.heads == wanted else None,
         )
+
+    def is_behind(self, provider: Provider, heads: Heads) -> bool:
+        """Whether a branch at these heads lacks revisions of the configured target.
+
+        False where that cannot be told: for heads that the history does not know, or for a target
+        that counts from where a branch stands. Raises HistoryError.
+        """
+        history, target = self.migrator.history(provider), self.settings.migrations.target
+        known = history.target_heads(target) is not None and history.knows(heads)
+        return known and bool(history.steps(heads, target))
 
     def condition(self, rows: Iterable[BranchStatus]) -> Condition:
         """How the fleet of these rows is doing, in figures; from HeadOffice alone."""
@@ -185,9 +195,10 @@ class BranchMigrationManager:
         def begin(state: BranchState, now: datetime) -> BranchState:
             return transitions.begin(state, None, target, now)
 
-        return self.migrate(
-            record, target, self.migrator.attempt, begin, create=create, unpins=True
-        )
+        with about(record.branch.code):
+            return self.migrate(
+                record, target, self.migrator.attempt, begin, create=create, unpins=True
+            )
 
     def migrate(
         self,

@@ -24,6 +24,9 @@ _DSN_PASSWORD = re.compile(
 
 _SHORTEST = 4
 
+_WORDY = 8
+"""Letters from which on a part of an address is taken for a token, if not all of it is letters."""
+
 _known: set[str] = set()
 _lengths: dict[str, set[int]] = {}
 """How long the known secrets are, by their first characters: a fleet has thousands of them, and a
@@ -55,6 +58,37 @@ def remember_url(url: str) -> None:
     for dsn in _DSN_PASSWORD.finditer(f"{url} {unquote_plus(url)}"):
         remember(dsn["secret"])
         remember(unquote_plus(dsn["secret"]))
+
+
+def remember_words(url: str) -> None:
+    """Have all of `url` masked from now on that may be a secret: the addresses of chats and pagers
+    are secrets as a whole, and hold their tokens as host, path and query."""
+    remember(url)
+    remember_url(url)
+    for word in _words(url):
+        if len(word) >= _WORDY and not word.isalpha() and "." not in word:
+            remember(word)
+
+
+def mask_address(url: str) -> str:
+    """Of such an address what may be shown: the kind of service."""
+    scheme = url.partition("://")[0]
+    return f"{scheme}://{STARS}" if scheme.isalnum() else STARS
+
+
+def mask_words(text: str, url: str) -> str:
+    """`text`, in which somebody tells of `url` and perhaps quotes it, with every part of it but
+    the scheme starred out."""
+    for word in sorted(_words(url), key=len, reverse=True):
+        if len(word) >= _SHORTEST:
+            text = text.replace(word, STARS)
+    return mask(text)
+
+
+def _words(url: str) -> set[str]:
+    rest = url.partition("://")[2]
+    words = {rest, *re.split(r"[/?&=@:,;#]", rest)}
+    return words | {unquote_plus(word) for word in words}
 
 
 def mask(text: str) -> str:

@@ -62,6 +62,12 @@ OVERRIDES: dict[str, tuple[str, Any]] = {
     "waves": ("50%,25", (25, 50)),
     "max_failures": ("7", 7),
     "soak_seconds": ("7", 7),
+    "urls": ("json://a, json://b", ("json://a", "json://b")),
+    "on": ("failure,digest", ("failure", "digest")),
+    "digest": ("5 4 * * 1", "5 4 * * 1"),
+    "tz": ("Europe/Berlin", "Europe/Berlin"),
+    "labels": ('{"office": "north"}', {"office": "north"}),
+    "textfile": ("/srv/x.prom", "/srv/x.prom"),
     "max_minutes": ("7", 7),
     **dict.fromkeys(
         ("before_run", "after_run", "before_branch", "after_branch", "on_failure", "on_halt"),
@@ -445,3 +451,32 @@ def test_the_file_of_the_system_comes_last(
     monkeypatch.setattr(config, "SYSTEM_FILE", file)
     assert find(None, {}) == file
     assert find(None, {"BRANCHMIG_CONFIG": ""}) == file
+
+
+# Whom to tell -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[notify]\ndigest = "every day"', "cron expression"),
+        ('[notify]\ndigest = "0 0 30 2 *"', "cron expression"),
+        ('[notify]\ntz = "Middle/Earth"', "time zone"),
+        ('[notify]\ntz = "../../etc/passwd"', "time zone"),
+        ('[notify]\non = ["everything"]', "'failure', 'manual', 'halt'"),
+        ('[metrics]\ntextfile = "x.txt"', "end in .prom"),
+        ('[metrics]\nlabels = {"a-b" = "c"}', "Prometheus"),
+        ('[metrics]\nlabels = {status = "c"}', "is free"),
+    ],
+)
+def test_what_cannot_be_told_or_measured_is_refused(file: Path, text: str, said: str) -> None:
+    assert said in refused(file, text).message
+
+
+def test_an_address_is_a_secret_even_where_it_is_refused_or_shown(file: Path) -> None:
+    error = refused(file, '[notify]\nurls = "slack://T0kenA/T0kenB/T0kenC"')
+    assert "T0ken" not in error.message + (error.hint or "")
+    found = settings(file, '[notify]\nurls = ["slack://T0kenAbcd/x", "mailto://a:p4ssword@h"]')
+    assert "T0ken" not in repr(found)
+    assert "p4ssword" not in repr(found)
+    assert mask("sent to T0kenAbcd by p4ssword") == "sent to *** by ***"

@@ -114,3 +114,26 @@ def test_a_failure_made_of_an_error_holds_no_password() -> None:
     remember("hunter2")
     failure = Failure.of(ValueError("login failed with hunter2"))
     assert (failure.type, failure.message) == ("ValueError", "login failed with ***")
+
+
+# Addresses of people ------------------------------------------------------------------------------
+
+
+def test_of_an_address_only_the_kind_of_service_is_shown() -> None:
+    assert masking.mask_address("slack://T0kenA/T0kenB") == "slack://***"
+    assert masking.mask_address("T0kenA/T0kenB") == "***"
+    assert masking.mask_address("${credential:pager}") == "***"
+
+
+def test_tokens_of_an_address_are_masked_wherever_they_turn_up_and_plain_words_are_not() -> None:
+    masking.remember_words(
+        "json://hq.example.com/services/T0ken%2FOf9/x?to=north-1234&mode=insecure"
+    )
+    said = "POST http://hq.example.com/services/T0ken/Of9 (T0ken%2FOf9) to north-1234"
+    assert masking.mask(said) == "POST http://hq.example.com/services/*** (***) to ***"
+
+
+def test_what_a_library_says_of_an_address_quotes_nothing_of_it() -> None:
+    url = "mailtos://ann:s3cret@mail.example.com?to=ops@example.com"
+    said = "cannot reach mail.example.com:587 as ann with s3cret for ops@example.com"
+    assert masking.mask_words(said, url) == "cannot reach ***:587 as ann with *** for ops@***"

@@ -3,14 +3,20 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import pickle
 import re
+import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
+from typing import TextIO
 
 import pytest
+from office import Office
 
 from branchmig import masking
 from branchmig.model import (
@@ -29,11 +35,15 @@ from branchmig.sinks import (
     BranchStarted,
     Event,
     LogSink,
+    LogStyle,
     RunFinished,
     RunStarted,
     Sinks,
+    about,
     configure_logging,
+    log_style,
     logger,
+    of_run,
     visible,
 )
 
@@ -323,3 +333,121 @@ def test_a_traceback_is_indented_under_its_line_and_cannot_forge_another(log: io
 def test_arguments_that_do_not_fit_their_format_do_not_raise(log: io.StringIO) -> None:
     logger.info("%d branches", "many")
     assert lines(log) == ["INFO %d branches ('many',)"]
+
+
+# Which run, which branch --------------------------------------------------------------------------
+
+
+def test_within_a_run_every_record_names_it_whichever_room_or_thread_it_comes_from() -> None:
+    stream = io.StringIO()
+    configure_logging("json", False, stream)
+    lease = logging.getLogger("branchmig.lease")
+    of_run("run-1")
+    thread = threading.Thread(target=lease.warning, args=("leases could not be renewed",))
+    thread.start()
+    thread.join()
+    with about("BR001"):
+        lease.warning("a")
+    lease.warning("b", extra={"branch": "BR002"})
+    configure_logging("json", False, stream)
+    lease.warning("the next command")
+    found = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [(line["runId"], line["branch"]) for line in found] == [
+        ("run-1", None), ("run-1", "BR001"), ("run-1", "BR002"), (None, None),
+    ]  # fmt: skip
+
+
+def test_a_process_can_be_told_how_to_log_as_another_does() -> None:
+    configure_logging("json", True, io.StringIO())
+    of_run("run-1")
+    style = pickle.loads(pickle.dumps(log_style()))
+    assert style == LogStyle("json", True, "run-1", None)
+
+
+# The journal --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TextIO]:
+    """A stream that systemd says is the journal's."""
+    with (tmp_path / "journal").open("w+") as stream:
+        found = os.fstat(stream.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+        yield stream
+
+
+def read(stream: TextIO) -> list[str]:
+    stream.seek(0)
+    return stream.read().splitlines()
+
+
+def test_in_the_journal_a_line_has_a_priority_and_no_time_of_its_own(journal: TextIO) -> None:
+    configure_logging("human", True, journal)
+    for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
+        logger.log(level, "x")
+    assert read(journal) == ["<7>DEBUG x", "<6>INFO x", "<4>WARNING x", "<3>ERROR x"]
+
+
+def test_in_the_journal_each_line_of_a_traceback_has_the_priority(journal: TextIO) -> None:
+    configure_logging("human", False, journal)
+    try:
+        raise ValueError("<0>oops\n<0>forged")
+    except ValueError:
+        logger.exception("broke\n<0>forged")
+    lines = read(journal)
+    assert lines[0] == r"<3>ERROR broke\n<0>forged"
+    assert len(lines) > 2
+    assert all(line.startswith("<3>  ") for line in lines[1:])
+
+
+def test_who_redirects_a_services_errors_gets_times_again(
+    journal: TextIO, tmp_path: Path, log: io.StringIO
+) -> None:
+    logger.info("to no file at all")
+    with (tmp_path / "file").open("w+") as other:
+        configure_logging("human", False, other)
+        logger.info("x")
+        assert re.fullmatch(r"\d{4}-\S+Z INFO x", read(other)[0])
+    assert lines(log) == ["INFO to no file at all"]
+
+
+def test_json_lines_stay_json_in_the_journal(journal: TextIO) -> None:
+    configure_logging("json", False, journal)
+    logger.info("x")
+    assert json.loads(read(journal)[0])["message"] == "x"
+
+
+def test_an_error_that_ends_a_run_is_one_of_its_json_lines(office: Office) -> None:
+    office.configure('[migrations]\nscript_location = "nowhere"\n')
+    office.run("branch", "add", "BR001", "--url", "sqlite:///br001.db")
+    done = office.run("--log-format", "json", "apply-all", code=78)
+    found = [json.loads(line) for line in done.stderr.splitlines()]
+    assert {line["level"] for line in found} == {"ERROR"}
+    assert found[0]["message"].startswith("Error: ")
+    assert len({line["runId"] for line in found} - {None}) == 1
+
+
+def test_the_error_that_ends_a_service_has_its_priority_too(office: Office, tmp_path: Path) -> None:
+    with (tmp_path / "journal").open("w+") as stream:
+        found = os.fstat(stream.fileno())
+        environ = office.environment(JOURNAL_STREAM=f"{found.st_dev}:{found.st_ino}")
+        run = subprocess.run(
+            office.command("apply", "nobody"), env=environ, stderr=stream, stdout=subprocess.PIPE,
+            cwd=office.folder, check=False,
+        )  # fmt: skip
+        assert run.returncode == 2
+        assert all(line.startswith(("<3>Error: ", "<3>Hint: ")) for line in read(stream))
+
+
+def test_the_lines_of_worker_processes_name_run_and_branch(office: Office) -> None:
+    folder = office.use_history("linear")
+    first = next(folder.rglob("a1.py"))
+    speaks = "import logging\n    logging.getLogger('branchmig.mine').warning('hello')"
+    first.write_text(first.read_text().replace("def upgrade():", f"def upgrade():\n    {speaks}"))
+    office.add("BR001", "BR002")
+    done = office.run("--log-format", "json", "--json", "apply-all")
+    run_id = json.loads(done.stdout)["runId"]
+    found = [json.loads(line) for line in done.stderr.splitlines()]
+    assert {line["runId"] for line in found} == {run_id}
+    said = {line["branch"] for line in found if line["message"] == "hello"}
+    assert said == {"BR001", "BR002"}

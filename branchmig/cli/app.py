@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import branches, looking, migrating, setup, watching
+from . import branches, looking, migrating, notifying, setup, watching
 from .session import Debug, Json, LogFormat, Session, program_version
 
 
@@ -51,4 +51,5 @@ setup.register(app)
 branches.register(app)
 migrating.register(app)
 looking.register(app)
+notifying.register(app)
 watching.register(app)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import sys
 import traceback
@@ -88,11 +89,12 @@ def _tell(error: BranchmigError) -> int:
     if "--json" in sys.argv:
         _say(documents.dumps(documents.error(error)), sys.stdout)
     else:
-        from ..render.text import visible
+        from ..sinks import say
 
-        _say(f"Error: {visible(mask(error.message))}", sys.stderr)
-        if error.hint:
-            _say(f"Hint: {visible(mask(error.hint))}", sys.stderr)
+        with contextlib.suppress(OSError):
+            say(logging.ERROR, f"Error: {error.message}")
+            if error.hint:
+                say(logging.ERROR, f"Hint: {error.hint}")
     return error.exit_code
 
 

@@ -291,7 +291,7 @@ def _report(errors: Iterable[tuple[Branch, BranchmigError]]) -> None:
     from .session import log
 
     for branch, error in errors:
-        log.error("%s: %s", branch.code, error.message)
+        log.error("%s: %s", branch.code, error.message, extra={"branch": branch.code})
 
 
 def _amiss(row: BranchStatus) -> bool:

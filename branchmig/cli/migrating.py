@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ..fleet.crew import Crew
     from ..manager import BranchMigrationManager
     from ..model import Branch, Filters, Record, Report
-    from ..sinks import Sinks
+    from ..sinks import Sink, Sinks
 
 TRY_AGAIN_LATER = 75
 """EX_TEMPFAIL of sysexits.h."""
@@ -166,7 +166,7 @@ def apply_all(
             assignment = Assignment(target, joined(manager, everyone, target), timetable)
             before_run(session.settings, manager.run, len(records), manager.fence)
             crew = _crew(manager, workers, executor)
-            fleet = Fleet(manager, _sinks(session, manager, stack), crew)
+            fleet = Fleet(manager, _sinks(session, manager, stack, everyone), crew)
             report = fleet.apply_all(records, assignment)
             code = _signalled(manager) or report.exit_code
             end(code)
@@ -454,14 +454,27 @@ def _show_report(session: Session, report: Report, *, prefixed: bool) -> None:
     session.show(lambda: documents.report(report, prefixed=prefixed), lambda: tables.report(report))
 
 
-def _sinks(session: Session, manager: BranchMigrationManager, stack: ExitStack) -> Sinks:
-    """A progress bar on a terminal, a log line a branch otherwise; and the operator's hooks."""
+def _sinks(
+    session: Session, manager: BranchMigrationManager, stack: ExitStack, everyone: Iterable[Record]
+) -> Sinks:
+    """A progress bar on a terminal, a log line a branch otherwise; the operator's hooks, and
+    metrics where they are wanted."""
     from ..hook_sink import HookSink
     from ..sinks import LogSink, Sinks
 
-    hooks = HookSink(session.settings, manager.run, manager.fence)
+    others = HookSink(session.settings, manager.run, manager.fence), *_metrics(manager, everyone)
     if sys.stderr.isatty() and session.log_format == "human":
         from ..render.progress import ProgressSink
 
-        return Sinks(stack.enter_context(ProgressSink()), hooks)
-    return Sinks(LogSink(), hooks)
+        return Sinks(stack.enter_context(ProgressSink()), *others)
+    return Sinks(LogSink(), *others)
+
+
+def _metrics(manager: BranchMigrationManager, everyone: Iterable[Record]) -> tuple[Sink, ...]:
+    given = manager.settings.metrics
+    if given.textfile is None:
+        return ()
+    from ..sinks.metrics import MetricsSink
+
+    file = manager.settings.folder / given.textfile
+    return (MetricsSink(file, given.labels, everyone, manager.is_behind),)

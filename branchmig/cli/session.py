@@ -89,8 +89,10 @@ class Session:
     def writing(self, command: str, target: str | None = None) -> Iterator[BranchMigrationManager]:
         """A manager for a command that changes something."""
         from ..headoffice import open_store
+        from ..sinks import of_run
 
         with self._manager(open_store, command, target) as manager:
+            of_run(manager.run.id)
             yield manager
 
     @contextmanager
@@ -170,7 +172,8 @@ def stdout_kept() -> Iterator[None]:
 def recorded(manager: BranchMigrationManager) -> Iterator[Callable[[int], None]]:
     """The record of a run in HeadOffice, from before its first change to its end.
 
-    Gives a function that takes the exit code; without it the run ends as failed.
+    Gives a function that takes the exit code; without it the run ends as failed. Who is to be told
+    is told when all is recorded: that changes nothing of the run any more.
     """
     manager.store.begin_run(manager.run, program_version())
     codes = [1]
@@ -186,6 +189,14 @@ def recorded(manager: BranchMigrationManager) -> Iterator[Callable[[int], None]]
             if sys.exc_info()[0] is None or len(codes) == 1:
                 raise
             log.warning("the end of this run could not be recorded: %s", error)
+    if manager.settings.notify.urls and manager.run.command in _TOLD:
+        from ..telling import tell
+
+        tell(manager)
+
+
+_TOLD = ("apply", "apply-all", "rollback")
+"""Commands after which people are told of what has come of it, or of others before it."""
 
 
 def program_version() -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -39,6 +39,8 @@ def listening(fence: Fence) -> Iterator[None]:
 
 
 def _listen(receiver: socket.socket, fence: Fence) -> None:
+    from ..sinks import say
+
     while numbers := receiver.recv(64):
         for number in numbers:
             if number not in _SIGNALS:
@@ -52,4 +54,4 @@ def _listen(receiver: socket.socket, fence: Fence) -> None:
             )
             # Nobody may be reading any more, and the next signal must still be heard.
             with suppress(OSError, ValueError):
-                print(f"{signal.Signals(number).name}: {doing}", file=sys.stderr)
+                say(logging.WARNING, f"{signal.Signals(number).name}: {doing}")

@@ -275,7 +275,9 @@ class Course:
             return
         except BaseException as error:
             # A fault of ours: it costs its branch an attempt, and no other branch anything.
-            log.debug("while %s was migrated", branch.code, exc_info=error)
+            log.debug(
+                "while %s was migrated", branch.code, exc_info=error, extra={"branch": branch.code}
+            )
             attempt = Attempt(failure=Failure.of(error))
         seconds = attempt.duration.total_seconds()
         self._pace = (3 * self._pace + seconds) / 4 if self._pace else seconds

@@ -170,7 +170,7 @@ class Dispatch:
     def _refused(self, job: Job, error: BranchmigError) -> None:
         self.done(job)
         if isinstance(error, UnknownBranch):
-            log.info("%s", error)
+            log.info("%s", error, extra={"branch": job.record.branch.code})
             return
         reason = getattr(error, "reason", SkipReason.LEASED)
         self._finish(skipped(job.record, reason, str(error)))

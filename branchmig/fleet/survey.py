@@ -268,7 +268,8 @@ class Survey:
 def _unknown(record: Record, error: Exception) -> Finding:
     """Whatever it is, and be it a fault of ours: the attempt meets it again and tells of it."""
     if not isinstance(error, BranchmigError):
-        log.debug("while %s was looked at", record.branch.code, exc_info=error)
+        code = record.branch.code
+        log.debug("while %s was looked at", code, exc_info=error, extra={"branch": code})
     return Finding(record)
 
 

@@ -26,6 +26,7 @@ from ..errors import WorkerDied
 from ..fence import Fence, Fencing
 from ..migrator import Migrator
 from ..model import Attempt, Failure, Task
+from ..sinks import LogStyle, about, configure_logging, log_style, of_run
 
 _PRELOADED = ["branchmig.fleet.worker"]
 
@@ -107,7 +108,10 @@ class Worker:
             _start_fork_server()
             self._control, theirs = context.Pipe()
             self._executor = ProcessPoolExecutor(
-                1, mp_context=context, initializer=_start, initargs=(self._settings, theirs)
+                1,
+                mp_context=context,
+                initializer=_start,
+                initargs=(self._settings, log_style(), theirs),
             )
         return self._executor
 
@@ -135,7 +139,7 @@ _fences: dict[str, Fence] = {}
 """By branch, since the pipe may be quicker than the task, and bring the last branch's late."""
 
 
-def _start(settings: Settings, control: Connection) -> None:
+def _start(settings: Settings, style: LogStyle, control: Connection) -> None:
     global _migrator, _control
     for signum in _SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
@@ -143,6 +147,8 @@ def _start(settings: Settings, control: Connection) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     # The parent's standard output carries one document; revisions may print.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    configure_logging(style.fmt, style.debug)
+    of_run(style.run_id)
     _migrator, _control = Migrator(settings), control
     # What was loaded by now stays; looking through it again and again would only cost.
     gc.freeze()
@@ -165,7 +171,8 @@ def _attempt(task: Task, state: Fencing) -> Attempt:
     fence = _fences.setdefault(task.branch.id, Fence())
     fence.become(state)
     try:
-        return _migrator.attempt(task, fence)
+        with about(task.branch.code):
+            return _migrator.attempt(task, fence)
     except BaseException as error:
         # Raised again in the parent it would end the whole run.
         return Attempt(failure=Failure.of(error))

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from ..errors import BranchmigError
 from ..health import Health
-from ..masking import mask
+from ..masking import mask, mask_address
 from ..model import (
     Branch,
     BranchStatus,
@@ -30,6 +30,7 @@ from ..model import (
     ValidationResult,
     heads_text,
 )
+from ..notices import Delivery
 from ..sinks import HIDDEN
 from .text import duration_text, masked, time_text
 
@@ -244,6 +245,21 @@ def branch(branch: Branch) -> Document:
         "server": branch.server,
         "tags": list(branch.tags),
         "isActive": branch.is_active,
+    }
+
+
+def deliveries(urls: Sequence[str], deliveries: Sequence[Delivery]) -> Document:
+    """What became of a test message at each address, which is shown by its kind alone."""
+    return {
+        "success": not any(delivery.error for delivery in deliveries),
+        "addresses": [
+            {
+                "url": mask_address(urls[delivery.address]),
+                "delivered": delivery.error is None,
+                "errorMessage": masked(delivery.error),
+            }
+            for delivery in deliveries
+        ],
     }
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..errors import BranchmigError
-from ..masking import mask
+from ..masking import mask, mask_address
 from ..model import (
     Branch,
     BranchStatus,
@@ -25,6 +25,7 @@ from ..model import (
     Verdict,
     heads_text,
 )
+from ..notices import Delivery
 from .page import Column, Line, Page, Row, Table
 from .page import print_table as print_table  # noqa: PLC0414  (offered here as well)
 from .text import duration_text, masked, tally, time_text
@@ -411,3 +412,23 @@ def error(error: BranchmigError) -> Page:
     """What prevented a result, and what to do about it."""
     hint = [Line(f"Hint: {mask(error.hint)}")] if error.hint else []
     return Page(Line(f"Error: {mask(error.message)}", _BAD), *hint)
+
+
+def deliveries(urls: Sequence[str], deliveries: Sequence[Delivery]) -> Page:
+    """What became of a test message at each address."""
+    columns = (
+        Column("Number"),
+        Column("Address"),
+        Column("Delivered"),
+        Column("Error", sentence=True),
+    )
+    rows = [
+        (
+            str(d.address + 1),
+            mask_address(urls[d.address]),
+            "no" if d.error else "yes",
+            masked(d.error),
+        )
+        for d in deliveries
+    ]
+    return Page(Table(columns, rows))

@@ -31,6 +31,7 @@ from ..model import (
 from . import rows
 from .durations import Durations
 from .leases import Conclusion, Leases, Wanted, changed, held
+from .notices import Notices
 from .rollouts import Rollouts
 from .rows import Transition
 from .tables import branches, clock, outcomes, runs, states
@@ -52,6 +53,7 @@ class Store:
         self._explain = explain
         self.leases = Leases(self._transaction)
         self.rollouts = Rollouts(self._transaction)
+        self.notices = Notices(self._transaction, self.rollouts.latest)
         self.durations = Durations(self._transaction)
         self.trail = Trail(self._transaction)
 

@@ -310,7 +310,7 @@ def test_a_run_that_does_not_find_headoffice_is_a_failed_unit_and_is_told_of(hos
     assert [line for line in lines if line.startswith("branchmig.service has failed: exit-code 69")]
     assert "a pager rings for branchmig.service" in lines
     # Names are looked up and TCP is spoken within the walls of the unit.
-    assert [line for line in guest.journal(SERVICE) if "refused" in line]
+    assert [line for line in guest.journal(SERVICE, "--priority=err") if "refused" in line]
 
 
 def test_each_instance_has_settings_of_its_own_and_a_drop_in_opens_further_folders(
