@@ -69,9 +69,9 @@ def apply(
 
     Example: branchmig apply BR001
     """
-    from ..hook_sink import HookSink, before_run
     from ..model import Report, SkipReason
     from ..sinks import BranchFinished, RunFinished, Sinks
+    from ..sinks.hooks import HookSink, before_run
 
     started = time.monotonic()
     target = to or session.settings.migrations.target
@@ -141,7 +141,7 @@ def apply_all(
     from ..fleet.rollout import joined
     from ..fleet.selection import select
     from ..fleet.timetable import Timetable, scheduled
-    from ..hook_sink import before_run
+    from ..sinks.hooks import before_run
     from ..windows import Schedule
 
     if init:
@@ -459,8 +459,8 @@ def _sinks(
 ) -> Sinks:
     """A progress bar on a terminal, a log line a branch otherwise; the operator's hooks, and
     metrics where they are wanted."""
-    from ..hook_sink import HookSink
     from ..sinks import LogSink, Sinks
+    from ..sinks.hooks import HookSink
 
     others = HookSink(session.settings, manager.run, manager.fence), *_metrics(manager, everyone)
     if sys.stderr.isatty() and session.log_format == "human":

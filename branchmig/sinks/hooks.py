@@ -1,6 +1,6 @@
 """The hooks of a whole run: after it, on a failure, on a halt.
 
-Floor 4. They can change nothing any more: one that fails is a warning.
+They can change nothing any more: one that fails is a warning.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from .config import Settings
-from .errors import BranchmigError
-from .fence import Fence
-from .hooks import described, hook
-from .model import Outcome, Report, Run, Verdict
-from .sinks import BranchFinished, Event, RunFinished
+from ..config import Settings
+from ..errors import BranchmigError
+from ..fence import Fence
+from ..hooks import described, hook
+from ..model import Outcome, Report, Run, Verdict
+from .events import BranchFinished, Event, RunFinished
 
 log = logging.getLogger("branchmig.hooks")
 
