@@ -37,7 +37,7 @@ from pydantic_settings import (
 
 from . import trust
 from .errors import ConfigError
-from .masking import mask, remember_url, remember_words
+from .masking import REFERENCE, has_password, mask, remember_url, remember_words
 
 FILE_NAME = "branchmig.toml"
 SYSTEM_FILE = Path("/etc/branchmig") / FILE_NAME
@@ -331,6 +331,12 @@ class HookSettings(_Section):
             yield from (root, *sorted(root.rglob("*")))
 
 
+class SecretSettings(_Section):
+    """`directory`: the folder whose files URLs may name with `${file:...}`; None: no file."""
+
+    directory: str | None = None
+
+
 class NotifySettings(_Section):
     """Who is told of what. `urls` as apprise takes them; each is a secret as a whole. `digest`: a
     cron expression, by the clocks of `tz`. `timeout`: seconds for all that a run has to send."""
@@ -393,6 +399,7 @@ class Settings(BaseSettings):
     metrics: MetricsSettings = MetricsSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     hooks: HookSettings = HookSettings()
+    secrets: SecretSettings = SecretSettings()
 
     @property
     def folder(self) -> Path:
@@ -516,6 +523,7 @@ def load(file: Path) -> tuple[Settings, tuple[str, ...]]:
     warnings = [*trust.check([file, file.parent])]
     content = _parsed(file)
     _refuse_unknown_sections(file, content)
+    _refuse_readable_secrets(file, content)
     try:
         settings = Settings(**content, file=file)
     except ValidationError as error:
@@ -554,6 +562,33 @@ def _refuse_unknown_sections(file: Path, content: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"{file}: {name} is a section, not a key", f"write [{name}] above its keys"
             )
+
+
+def _refuse_readable_secrets(file: Path, content: Mapping[str, Any]) -> None:
+    """A file that everybody on this host can read is no place for a secret. The group may read it:
+    that is how a service's own account gets at a file that belongs to root."""
+    if not file.stat().st_mode & stat.S_IROTH:
+        return
+    secrets = [place for place, text in _texts(content) if has_password(text)]
+    addresses = content.get("notify", {}).get("urls", ())
+    secrets += ["notify.urls" for url in addresses if not REFERENCE.search(str(url))]
+    if secrets:
+        raise ConfigError(
+            f"{file} holds a secret ({secrets[0]}), and everybody on this host can read it",
+            f"chmod o-r {file}, or write a reference such as ${{credential:NAME}} in its place",
+        )
+
+
+def _texts(content: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in the settings, and where it stands."""
+    if isinstance(content, str):
+        yield place, content
+    elif isinstance(content, Mapping):
+        for key, value in content.items():
+            yield from _texts(value, f"{place}.{key}".lstrip("."))
+    elif isinstance(content, list):
+        for value in content:
+            yield from _texts(value, place)
 
 
 def _explain(file: Path, error: ValidationError) -> ConfigError:

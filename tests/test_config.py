@@ -102,7 +102,7 @@ def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
 def file(tmp_path: Path) -> Path:
     """A settings file that says nothing."""
     written = tmp_path / "branchmig.toml"
-    written.touch(0o644)
+    written.touch(0o640)
     return written
 
 
@@ -356,6 +356,33 @@ def test_a_file_in_another_encoding_is_told_as_that(file: Path) -> None:
 def test_a_wrong_value_is_shown_without_the_password_in_it(file: Path) -> None:
     message = refused(file, "[run]\nworkers = 'postgresql://u:hunter2@h/d'").message
     assert "hunter2" not in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[headoffice]\nurl = 'postgresql://u:correct-horse@h/d'",
+        "[migrations.environ]\nDATABASE = 'postgresql://u:correct-horse@h/d'",
+        "[migrations]\nx_args = ['password=correct-horse']",
+        "[notify]\nurls = ['json://h/correct-horse']",
+    ],
+)
+def test_a_file_with_a_secret_that_everybody_can_read_is_refused(file: Path, text: str) -> None:
+    settings(file, text)
+    file.chmod(0o644)
+    error = refused(file, text)
+    assert "everybody on this host can read it" in error.message
+    assert "chmod o-r" in (error.hint or "")
+    assert "correct-horse" not in error.message
+
+
+def test_references_to_secrets_may_stand_where_everybody_reads(file: Path) -> None:
+    file.chmod(0o644)
+    settings(
+        file,
+        "[headoffice]\nurl = 'postgresql://u:${env:BRANCHMIG_SECRET_X}@h/d'\n"
+        "[notify]\nurls = ['${credential:pager}']",
+    )
 
 
 def test_the_password_of_headoffice_is_masked_from_then_on(file: Path) -> None:
