@@ -340,6 +340,34 @@ def test_each_instance_has_settings_of_its_own_and_a_drop_in_opens_further_folde
     }
 
 
+def doctor(guest: Guest) -> dict[str, str]:
+    """What the doctor finds amiss, and how that is mended."""
+    as_service = ("runuser", "-u", "branchmig", "--")
+    done = guest.run(*as_service, "branchmig", "doctor", "--json", code=None)
+    return {
+        f"{row['subject']}: {row['message']}": row["hint"]
+        for row in json.loads(done.stdout)
+        if row["severity"] in ("warning", "error")
+    }
+
+
+def test_the_doctor_finds_what_the_units_lack(host: Host) -> None:
+    guest = host(SETTINGS)
+    guest.branchmig("init")
+    guest.branchmig("branch", "add", "BR1", "--url", "sqlite:////srv/tills/BR1.db")
+    guest.run("install", "-d", "-o", "branchmig", "/srv/tills")
+    found = doctor(guest)
+    walls = f"{SERVICE}: the service may not write /srv/tills"
+    assert found[walls] == f"`systemctl edit {SERVICE}`: [Service] ReadWritePaths=-/srv/tills"
+    assert found["branchmig.timer: the timer is inactive"]
+    guest.put(
+        f"/etc/systemd/system/{SERVICE}.d/host.conf", "[Service]\nReadWritePaths=-/srv/tills\n"
+    )
+    guest.systemctl("daemon-reload")
+    guest.systemctl("start", "branchmig.timer")
+    assert doctor(guest) == {}
+
+
 def test_a_fault_of_the_program_leaves_its_traceback_where_it_outlives_the_service(
     host: Host,
 ) -> None:

@@ -225,6 +225,8 @@ def test_rights_that_an_account_lacks_are_named(
     server.add_user(user, "pass-of-the-till")
     if engine == "mariadb":
         server.query(f"GRANT SELECT, INSERT ON {name}.* TO '{user}'@'%'")
+    else:
+        server.query(f'GRANT SELECT ON ALL TABLES IN SCHEMA public TO "{user}"', name)
     url = make_url(server.url(name)).set(username=user, password="pass-of-the-till")
     text = url.render_as_string(hide_password=False)
     office.run("branch", "update", "BR001", "--url", "-", stdin=f"{text}\n")
