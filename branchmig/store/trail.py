@@ -68,9 +68,7 @@ def _page(wanted: AuditFilter, last: str | None) -> sa.Select[Any]:
     Pages begin where the one before ended, not at a number of rows: runs that begin meanwhile would
     push some of them into the next page, a second time.
     """
-    results = (
-        sa.select(sa.func.count()).where(outcomes.c.run_id == runs.c.id).scalar_subquery()
-    )
+    results = sa.select(sa.func.count()).where(outcomes.c.run_id == runs.c.id).scalar_subquery()
     statement = sa.select(runs, results.label("results")).where(*_conditions(wanted))
     if last is not None:
         # By the moment as HeadOffice has it: SQL Server's is finer than Python's.
