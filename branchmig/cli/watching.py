@@ -212,7 +212,8 @@ def doctor(
 ) -> None:
     """Look at everything that a tick needs, and say what to mend; nothing is changed.
 
-    Settings, HeadOffice, drivers, scripts, leases, branches (rights and clocks), disks, units.
+    Settings, HeadOffice, drivers, scripts, leases, branches (rights and clocks), disks, outlets for
+    notifications and metrics, units.
     Exits 1 where something is wrong that a tick would fail for.
 
     Example: branchmig doctor

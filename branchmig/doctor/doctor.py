@@ -16,7 +16,7 @@ from ..headoffice import headoffice_strategy
 from ..manager import BranchMigrationManager
 from ..model import Diagnosis, Provider, Record, Severity
 from ..transitions import is_locked
-from . import units
+from . import outlets, units
 
 _DRIFT = 2.0
 """Seconds by which clocks may differ: leases are counted in minutes, windows in hours."""
@@ -47,14 +47,18 @@ def diagnose(
         yield from _guarded("branch", code, partial(check_branch, manager, record))
     folders = _folders(manager, records)
     yield from _guarded("disk", "SQLite", lambda: check_disk(folders))
-    yield from _guarded("units", "systemd", lambda: units.check(folders))
+    yield from _guarded("outlets", "people", lambda: outlets.check(settings))
+    written = (*folders, *outlets.folders(settings))
+    yield from _guarded("units", "systemd", lambda: units.check(written))
 
 
 def diagnose_without(settings: Settings, error: BranchmigError) -> Iterator[Diagnosis]:
     """What can be checked where HeadOffice cannot be opened, for `error`."""
     yield from _guarded("settings", str(settings.file), lambda: check_settings(settings))
     yield Diagnosis("headoffice", "HeadOffice", Severity.ERROR, error.message, error.hint)
-    yield from _guarded("units", "systemd", lambda: units.check(()))
+    yield from _guarded("outlets", "people", lambda: outlets.check(settings))
+    written = outlets.folders(settings)
+    yield from _guarded("units", "systemd", lambda: units.check(written))
 
 
 def representatives(

@@ -54,7 +54,7 @@ def _timer(timer: dict[str, str]) -> Diagnosis:
 
 
 def _walls(service: dict[str, str], folders: tuple[Path, ...]) -> Iterator[Diagnosis]:
-    """Folders of SQLite databases that the service may not write."""
+    """Folders that the service may not write and has to."""
     if service.get("ProtectSystem") != "strict":
         return
     own = [Path("/var/lib") / name for name in service.get("StateDirectory", "").split()]

@@ -260,6 +260,18 @@ def test_without_headoffice_the_doctor_says_so_and_looks_at_the_rest(office: Off
     assert any(row["check"] == "units" for row in rows)
 
 
+def test_where_people_and_metrics_cannot_be_reached_is_a_warning(office: Office) -> None:
+    office.configure(
+        '[notify]\nurls = ["json://127.0.0.1:1/T0kenOfMine"]\n[metrics]\ntextfile = "no/x.prom"\n'
+    )
+    rows = diagnoses(office)
+    assert found(rows, "notify", "ok") == ["people: 1 address to be told at"]
+    assert found(rows, "metrics", "warning") == [f"{office.folder}/no: there is no such folder"]
+    assert "T0ken" not in json.dumps(rows)
+    (office.folder / "no").mkdir()
+    assert found(diagnoses(office), "metrics", "ok")
+
+
 def test_expired_leases_are_named(office: Office) -> None:
     office.add("BR001")
     office.headoffice(
