@@ -48,6 +48,12 @@ class Table:
         self.columns = tuple(columns)
         self.rows = [tuple(visible(cell or _NOTHING) for cell in row) for row in rows]
 
+    def first(self, count: int) -> Table:
+        """The same with no more than so many rows."""
+        table = Table(self.columns, ())
+        table.rows = self.rows[:count]
+        return table
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
