@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from branchmig import config
+from branchmig import headoffice
 from branchmig.config import (
     RETAIL_TABLES,
     FreezeSettings,
@@ -28,7 +28,7 @@ from branchmig.config import (
 from branchmig.errors import ConfigError
 from branchmig.masking import mask
 
-TEMPLATE = Path(config.__file__).with_name("settings.toml").read_text(encoding="utf-8")
+TEMPLATE = Path(headoffice.__file__).with_name("settings.toml").read_text(encoding="utf-8")
 SECTIONS: dict[str, type[BaseModel]] = {
     name: type(getattr(Settings.model_construct(file=Path(), rollout=RolloutSettings()), name))
     for name in Settings.model_fields
@@ -466,7 +466,7 @@ def test_root_takes_no_file_from_the_current_folder_and_everybody_else_does(
     file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(config, "SYSTEM_FILE", tmp_path / "none.toml")
+    monkeypatch.setattr("branchmig.config.file.SYSTEM_FILE", tmp_path / "none.toml")
     assert find(None, {}) == (None if os.geteuid() == 0 else file)
 
 
@@ -475,7 +475,7 @@ def test_the_file_of_the_system_comes_last(
 ) -> None:
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    monkeypatch.setattr(config, "SYSTEM_FILE", file)
+    monkeypatch.setattr("branchmig.config.file.SYSTEM_FILE", file)
     assert find(None, {}) == file
     assert find(None, {"BRANCHMIG_CONFIG": ""}) == file
 
