@@ -305,8 +305,8 @@ def test_a_writer_that_comes_between_two_revisions_makes_the_second_busy(scene: 
     others = []
 
     class Between(Fence):
-        def check_step(self) -> None:
-            super().check_step()
+        def check_step(self, seconds: float = 0) -> None:
+            super().check_step(seconds)
             if scene.file.stat().st_size:
                 other = sqlite3.connect(scene.file, isolation_level=None)
                 other.execute("BEGIN IMMEDIATE")
