@@ -22,6 +22,7 @@ from .hooks import described, hook
 from .model import (
     Attempt,
     Branch,
+    Direction,
     Failure,
     FailureKind,
     Heads,
@@ -171,7 +172,12 @@ class Migrator:
         pending = self._pending(task) if hooks.before_branch or hooks.after_branch else ()
         if not pending:
             return self._tries(task, fence)
-        document = {"branch": described(task.branch), "target": task.target}
+        direction = Direction.DOWNGRADE if task.reversal else Direction.UPGRADE
+        document = {
+            "branch": described(task.branch),
+            "target": task.target,
+            "direction": direction.value,
+        }
         try:
             if before := hook(self.settings, "before_branch"):
                 before.call({**document, "pendingMigrations": pending}, fence)
@@ -187,6 +193,8 @@ class Migrator:
 
     def _pending(self, task: Task) -> tuple[str, ...]:
         """The revisions before a branch; none where a look cannot tell."""
+        if task.reversal:
+            return tuple(step.revision for step in task.reversal.steps)
         try:
             return tuple(step.revision for step in self.plan(task.branch, task.target).steps)
         except BranchmigError:

@@ -51,6 +51,10 @@ class NoJournal:
         """Within, revisions run."""
         yield
 
+    def broken_off(self) -> tuple[str, Direction] | None:
+        """The revision, and in which direction, that broke half way and is to be gone on with."""
+        return None
+
     def settle(self, heads: Heads) -> None:
         """No revision is to run: clear away what a kill left of the journal.
 
@@ -190,6 +194,13 @@ class Journal(NoJournal):
             self._there = False
 
     # A step -----------------------------------------------------------------------------------
+
+    def broken_off(self) -> tuple[str, Direction] | None:
+        try:
+            found = self._load()
+        finally:
+            self._driver.rollback()
+        return (found[-1][0][0], Direction(found[-1][0][1])) if found else None
 
     def settle(self, heads: Heads) -> None:
         found = self._unsettled(heads)

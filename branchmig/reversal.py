@@ -1,0 +1,160 @@
+"""Going back: the values in which a rollback is planned, shown and agreed to, and its pure rules.
+
+Floor 2. Touches no database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from .deeds import Deed, Effect
+from .model import Branch, Heads, Plan, Record, Reversal
+
+_HARMLESS = (Deed.ADDS, Deed.RENAMES, Deed.SHAPES, Deed.ROWS)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Data that a step down would take away. `what`: the table or column and its rows, or what
+    cannot be told; `how`: what happens to it, empty where it is dropped."""
+
+    revision: str
+    what: str
+    how: str = ""
+
+    def __str__(self) -> str:
+        how = f", {self.how}" if self.how else ""
+        return f"{self.what}{how} [{self.revision}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A step that cannot be taken at all, whatever a person says; `why`: a sentence."""
+
+    revision: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.why} [{self.revision}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What the steps of a plan would do, found out without doing it."""
+
+    effects: tuple[Effect, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """The way down of one branch and what stands against it. A dry run, and the thing agreed to."""
+
+    record: Record
+    plan: Plan
+    effects: tuple[Effect, ...] = ()
+    losses: tuple[Loss, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+
+    @property
+    def branch(self) -> Branch:
+        return self.record.branch
+
+    def sparing(self) -> Reversal:
+        """What is carried out where no loss was agreed to."""
+        return Reversal(self.plan.target, self.plan.steps, self.effects)
+
+    def forfeiting(self) -> Reversal:
+        """What is carried out where every loss was."""
+        return Reversal(self.plan.target, self.plan.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """A branch that could not be looked at: an error as a type, a message and a hint."""
+
+    record: Record
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Retreat:
+    """A rollback of one branch or of many, in the order in which it is carried out.
+
+    `left_out`: codes of branches and why, as sentences.
+    """
+
+    rollbacks: tuple[Rollback, ...]
+    left_out: tuple[tuple[str, str], ...] = ()
+    unseen: tuple[Unseen, ...] = ()
+
+    @property
+    def refused(self) -> tuple[Rollback, ...]:
+        return tuple(rollback for rollback in self.rollbacks if rollback.refusals)
+
+    @property
+    def losing(self) -> tuple[Rollback, ...]:
+        return tuple(rollback for rollback in self.rollbacks if rollback.losses)
+
+    @property
+    def steps(self) -> int:
+        return sum(len(rollback.plan.steps) for rollback in self.rollbacks)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a run did to the heads of one branch, as the audit trail has it."""
+
+    branch_id: str
+    branch_code: str
+    from_heads: Heads
+    to_heads: Heads
+
+
+# Rules ------------------------------------------------------------------------------------------
+
+
+def settle(effects: Iterable[Effect]) -> tuple[Effect, ...]:
+    """Of effects in their order those that may lose data, under the names that the branch has now.
+
+    What the steps themselves have added holds nothing that was there before; what they have renamed
+    is looked for under its former name.
+    """
+    return tuple(_settled(effects))
+
+
+def _settled(effects: Iterable[Effect]) -> Iterator[Effect]:
+    # By the name that is valid at the moment: the one that the branch has; None: it was added.
+    tables: dict[tuple[str | None, str], str | None] = {}
+    columns: dict[tuple[str, str], str | None] = {}
+    for effect in effects:
+        place = (effect.schema, effect.table)
+        table = tables.get(place, effect.table)
+        if effect.deed is Deed.UNKNOWN:
+            yield effect
+            continue
+        if effect.column is None:
+            if effect.deed is Deed.RENAMES and effect.new:
+                tables[effect.schema, effect.new] = table
+                tables[place] = None
+            elif effect.deed is Deed.ADDS:
+                tables[place] = None
+            elif table is not None and effect.deed not in _HARMLESS:
+                yield replace(effect, table=table)
+            continue
+        if table is None:
+            continue
+        column = columns.get((table, effect.column), effect.column)
+        if effect.deed is Deed.RENAMES and effect.new:
+            columns[table, effect.new] = column
+            columns[table, effect.column] = None
+        elif effect.deed is Deed.ADDS:
+            columns[table, effect.column] = None
+        elif column is not None and effect.deed not in _HARMLESS:
+            yield replace(effect, table=table, column=column)
+
+
+def is_unfinished(record: Record, name: str) -> bool:
+    """Whether a rollback to `name` was begun on a branch, and perhaps has not ended."""
+    return record.state.pinned and record.state.target == name[:255]
