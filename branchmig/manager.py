@@ -179,9 +179,7 @@ class BranchMigrationManager:
 
         def work(task: Task, fence: Fence) -> Attempt:
             # How long a downgrade took says nothing of the upgrade of that name.
-            return replace(
-                self.migrator.attempt(replace(task, reversal=reversal), fence), took=()
-            )
+            return replace(self.migrator.attempt(replace(task, reversal=reversal), fence), took=())
 
         return self.migrate(record, target, work, begin, withdrawal)
 

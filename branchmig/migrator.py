@@ -16,6 +16,7 @@ from datetime import timedelta
 from .adoption import adopt
 from .attempt import Work, ended, explained, root
 from .config import Settings
+from .descent import Aim, descend
 from .errors import BranchmigError, ConfigError, HistoryError, MultipleHeads, UnknownRevision
 from .fence import Fence
 from .hooks import described, hook
@@ -28,6 +29,7 @@ from .model import (
     Heads,
     Plan,
     Provider,
+    Record,
     Resolution,
     Snapshot,
     Task,
@@ -35,6 +37,7 @@ from .model import (
     VersionTable,
 )
 from .providers import Limits, MigrationStrategy, strategy_for
+from .reversal import Rollback
 from .revisions.environment import offline_sql
 from .revisions.history import History
 from .revisions.source import Source
@@ -125,6 +128,20 @@ class Migrator:
         history = self.history(branch.provider)
         history.check_target(target)
         return history.plan(branch, self.look(branch).heads, target)
+
+    def descend(self, record: Record, aim: Aim) -> Rollback:
+        """The way down of a branch and what it would lose, changing nothing.
+
+        Raises as `descent.descend` does, the driver's exceptions as ProviderError.
+        """
+        provider = record.branch.provider
+        strategy, history = self.strategy(provider), self.history(provider)
+        try:
+            return descend(record, aim, strategy, history)
+        except BranchmigError:
+            raise
+        except Exception as error:
+            raise explained(error, strategy, record.branch) from error
 
     def sql(self, plan: Plan) -> dict[str, str]:
         """The statements of a plan by revision, as they would be sent, without sending them."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from .deeds import Deed, Effect
-from .model import Branch, Heads, Plan, Record, Reversal
+from .model import Branch, Failure, Heads, Plan, Record, Reversal
 
 _HARMLESS = (Deed.ADDS, Deed.RENAMES, Deed.SHAPES, Deed.ROWS)
 
@@ -71,23 +71,22 @@ class Rollback:
 
 
 @dataclass(frozen=True, slots=True)
-class Unseen:
-    """A branch that could not be looked at: an error as a type, a message and a hint."""
+class LeftOut:
+    """A branch that a rollback passes over, and why, as a sentence. `failure`: it could not even be
+    looked at, which is no success; `record` None: HeadOffice knows the branch no longer."""
 
-    record: Record
-    error: Exception
+    code: str
+    why: str
+    record: Record | None = None
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Retreat:
-    """A rollback of one branch or of many, in the order in which it is carried out.
-
-    `left_out`: codes of branches and why, as sentences.
-    """
+    """A rollback of one branch or of many, in the order in which it is carried out."""
 
     rollbacks: tuple[Rollback, ...]
-    left_out: tuple[tuple[str, str], ...] = ()
-    unseen: tuple[Unseen, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def refused(self) -> tuple[Rollback, ...]:

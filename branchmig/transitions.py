@@ -161,9 +161,7 @@ def fail_back(
     previous: BranchState,
 ) -> BranchState:
     """A rollback failed: as `fail`, but no rollout is to be judged by it."""
-    return _unmarked(
-        fail(state, failure, heads, now, policy, previous=_unmarked(previous))
-    )
+    return _unmarked(fail(state, failure, heads, now, policy, previous=_unmarked(previous)))
 
 
 def break_off(state: BranchState, previous: BranchState, heads: Heads | None) -> BranchState:

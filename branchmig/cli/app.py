@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import branches, looking, migrating, setup
+from . import branches, going_back, looking, migrating, setup
 from .session import Debug, Json, LogFormat, Session, program_version
 
 
@@ -50,4 +50,5 @@ def root(
 setup.register(app)
 branches.register(app)
 migrating.register(app)
+going_back.register(app)
 looking.register(app)

@@ -104,9 +104,7 @@ class _Reader:
         if statement.kind == "TABLE":
             for table in statement.args["tables"]:
                 yield self._on(Deed.DROPS, table)
-        elif statement.kind in _HOLDS_NO_ROWS:
-            yield Effect(Deed.SHAPES)
-        elif statement.kind in _MAY_BE_USED and not statement.args.get("cascade"):
+        elif statement.kind in _HOLDS_NO_ROWS or (statement.kind in _MAY_BE_USED and not statement.args.get("cascade")):
             yield Effect(Deed.SHAPES)
         else:
             yield _unknown(self._text)

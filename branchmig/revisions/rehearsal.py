@@ -18,6 +18,7 @@ from alembic.operations import BatchOperations, Operations, batch, ops
 from alembic.runtime.environment import EnvironmentContext
 
 from ..deeds import Deed, Effect
+from ..masking import mask
 from ..model import Direction, Step
 from ..reversal import Refusal, Rehearsal, settle
 from .history import History
@@ -34,6 +35,10 @@ _SHAPES = (
     *(ops.AddConstraintOp, ops.DropConstraintOp, ops.CreateIndexOp, ops.DropIndexOp),
     *(ops.CreateTableCommentOp, ops.DropTableCommentOp),
 )
+
+
+_SHOWN = 120
+"""Characters of a statement that are shown."""
 
 
 class _Untold(Exception):
@@ -61,9 +66,7 @@ def rehearse(
 class _Attendant:
     """Runs one downgrade and takes down what it does."""
 
-    def __init__(
-        self, history: History, connection: sa.Connection, step: Step, read: Read
-    ) -> None:
+    def __init__(self, history: History, connection: sa.Connection, step: Step, read: Read) -> None:
         self._history = history
         self._connection = connection
         self._step = step
@@ -81,7 +84,8 @@ class _Attendant:
         if fault is not None and not self._asked and not isinstance(fault, _Untold):
             self.refusals.append(f"its downgrade raises {place(fault)}")
         elif fault is not None:
-            self._cannot_tell(f"its downgrade cannot be tried without the database ({fault})")
+            if not isinstance(fault, _Untold):
+                self._cannot_tell(f"its downgrade cannot be tried beforehand: {place(fault)}")
         elif self._asked and not first:
             self._cannot_tell("what its downgrade does depends on what it then reads")
         elif not self.effects:
@@ -129,7 +133,10 @@ class _Attendant:
             self._asked = True
             words = statement.lstrip(" \t\r\n(").split(None, 1)
             if not words or words[0].upper() not in _ASKS:
-                raise _Untold(f"it sends {' '.join(statement.split())[:120]}")
+                # Taken down here: the revision may go on after what this raises.
+                sent = mask(" ".join(statement.split()))[:_SHOWN]
+                self._cannot_tell(f"its downgrade goes past Alembic's operations: {sent}")
+                raise _Untold
 
         sa.event.listen(self._connection, "before_cursor_execute", guard)
         try:
@@ -177,9 +184,7 @@ class _Attendant:
             case ops.DropTableOp():
                 self._add(Deed.DROPS, operation.table_name, schema=operation.schema)
             case ops.DropColumnOp():
-                self._add(
-                    Deed.DROPS, operation.table_name, operation.column_name, operation.schema
-                )
+                self._add(Deed.DROPS, operation.table_name, operation.column_name, operation.schema)
             case ops.RenameTableOp():
                 new = operation.new_table_name
                 self._add(Deed.RENAMES, operation.table_name, schema=operation.schema, new=new)

@@ -31,6 +31,7 @@ from ..model import (
 from . import rows
 from .durations import Durations
 from .leases import Conclusion, Leases, Wanted, changed, held
+from .past import Past
 from .rollouts import Rollouts
 from .rows import Transition
 from .tables import branches, clock, outcomes, runs, states
@@ -51,6 +52,7 @@ class Store:
         self.leases = Leases(self._transaction)
         self.rollouts = Rollouts(self._transaction)
         self.durations = Durations(self._transaction)
+        self.past = Past(self._transaction)
 
     def close(self) -> None:
         """Give back every connection."""
