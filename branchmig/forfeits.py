@@ -6,6 +6,7 @@ Floor 3. Counts what is there and stops counting early: a table may hold a hundr
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -58,7 +59,7 @@ def _name(present: Iterable[str], wanted: str) -> str | None:
 
 def _count(connection: sa.Connection, table: sa.TableClause, column: str | None) -> int:
     """How many rows there are, or have a value in `column`; no more than one above MOST."""
-    rows = sa.select(sa.literal_column("1").label("found")).select_from(table)
+    rows: sa.Select[Any] = sa.select(sa.literal_column("1").label("found")).select_from(table)
     if column is not None:
         rows = rows.where(sa.column(column, _selectable=table).is_not(None))
     some = rows.limit(MOST + 1).subquery("some")

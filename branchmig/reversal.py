@@ -5,8 +5,9 @@ Floor 2. Touches no database.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .deeds import Deed, Effect
 from .model import Branch, Failure, Heads, Plan, Record, Reversal
@@ -120,38 +121,43 @@ def settle(effects: Iterable[Effect]) -> tuple[Effect, ...]:
     What the steps themselves have added holds nothing that was there before; what they have renamed
     is looked for under its former name.
     """
-    return tuple(_settled(effects))
+    names = _Names()
+    found = (names.settled(effect) for effect in effects)
+    return tuple(effect for effect in found if effect is not None)
 
 
-def _settled(effects: Iterable[Effect]) -> Iterator[Effect]:
-    # By the name that is valid at the moment: the one that the branch has; None: it was added.
-    tables: dict[tuple[str | None, str], str | None] = {}
-    columns: dict[tuple[str, str], str | None] = {}
-    for effect in effects:
-        place = (effect.schema, effect.table)
-        table = tables.get(place, effect.table)
+class _Names:
+    """By the names that are valid at the moment those that the branch has; None: it was added."""
+
+    def __init__(self) -> None:
+        self._tables: dict[tuple[str | None, str], str | None] = {}
+        self._columns: dict[tuple[str, str], str | None] = {}
+
+    def settled(self, effect: Effect) -> Effect | None:
+        """The effect under the branch's own names; None where it loses nothing."""
         if effect.deed is Deed.UNKNOWN:
-            yield effect
-            continue
+            return effect
+        table = self._tables.get((effect.schema, effect.table), effect.table)
         if effect.column is None:
-            if effect.deed is Deed.RENAMES and effect.new:
-                tables[effect.schema, effect.new] = table
-                tables[place] = None
-            elif effect.deed is Deed.ADDS:
-                tables[place] = None
-            elif table is not None and effect.deed not in _HARMLESS:
-                yield replace(effect, table=table)
-            continue
-        if table is None:
-            continue
-        column = columns.get((table, effect.column), effect.column)
+            self._follow(effect, self._tables, effect.schema, effect.table, table)
+        elif table is not None:
+            column = self._columns.get((table, effect.column), effect.column)
+            self._follow(effect, self._columns, table, effect.column, column)
+            if column is None:
+                return None
+            effect = replace(effect, column=column)
+        if table is None or effect.deed in _HARMLESS:
+            return None
+        return replace(effect, table=table)
+
+    def _follow(
+        self, effect: Effect, names: dict[Any, str | None], within: Any, name: str,
+        former: str | None,
+    ) -> None:  # fmt: skip
         if effect.deed is Deed.RENAMES and effect.new:
-            columns[table, effect.new] = column
-            columns[table, effect.column] = None
-        elif effect.deed is Deed.ADDS:
-            columns[table, effect.column] = None
-        elif column is not None and effect.deed not in _HARMLESS:
-            yield replace(effect, table=table, column=column)
+            names[within, effect.new] = former
+        if effect.deed in (Deed.RENAMES, Deed.ADDS):
+            names[within, name] = None
 
 
 def is_unfinished(record: Record, name: str) -> bool:

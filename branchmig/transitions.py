@@ -218,7 +218,7 @@ def is_locked(state: BranchState, now: datetime) -> bool:
 
 
 def abandoned(state: BranchState, now: datetime, policy: RetryPolicy) -> bool:
-    """Whether a killed run left a branch InProgress that had already failed too often, or is pinned.
+    """Whether a killed run left a branch InProgress that had failed too often, or that is pinned.
 
     Nobody attempts it on his own any more: it needs a person.
     """

@@ -59,7 +59,7 @@ class _Reader:
         self._text = text
         self._folds = folds
 
-    def read(self, statement: exp.Expression) -> Iterator[Effect]:
+    def read(self, statement: exp.Expr) -> Iterator[Effect]:
         from sqlglot import exp
 
         inner = [
@@ -76,16 +76,8 @@ class _Reader:
                 yield from self._drop(statement)
             case exp.Alter():
                 yield from self._alter(statement)
-            case exp.Delete() | exp.TruncateTable():
-                yield from self._empty(statement)
-            case exp.Update() if isinstance(statement.this, exp.Table) and not _joins(statement):
-                yield self._on(Deed.CHANGES, statement.this, what="its rows are written over")
-            case exp.Insert() if not self._overwrites(statement):
-                yield Effect(Deed.ROWS)
-            case exp.Create() if statement.kind == "TABLE":
+            case exp.Create():
                 yield from self._create(statement)
-            case exp.Create() if statement.kind in _HOLDS_NO_ROWS + _MAY_BE_USED:
-                yield Effect(Deed.SHAPES)
             case exp.Comment() | exp.Grant() | exp.Revoke():
                 yield Effect(Deed.SHAPES)
             case exp.Query() if not statement.find(exp.Into):
@@ -93,38 +85,53 @@ class _Reader:
             case exp.Set() | exp.Pragma() if "search_path" not in self._text.lower():
                 return
             case _:
+                yield from self._rows(statement)
+
+    def _rows(self, statement: exp.Expr) -> Iterator[Effect]:
+        from sqlglot import exp
+
+        match statement:
+            case exp.Delete() | exp.TruncateTable():
+                yield from self._empty(statement)
+            case exp.Update() if isinstance(statement.this, exp.Table) and not _joins(statement):
+                yield self._on(Deed.CHANGES, statement.this, what="its rows are written over")
+            case exp.Insert() if not _overwrites(statement):
+                yield Effect(Deed.ROWS)
+            case _:
                 yield _unknown(self._text)
 
-    def _overwrites(self, statement: exp.Expression) -> bool:
-        """REPLACE, INSERT OR REPLACE, ON CONFLICT DO UPDATE, ON DUPLICATE KEY UPDATE."""
-        given = statement.args
-        return bool(given.get("overwrite") or given.get("alternative") or given.get("conflict"))
-
     def _drop(self, statement: exp.Drop) -> Iterator[Effect]:
+        may_go = statement.kind in _MAY_BE_USED and not statement.args.get("cascade")
         if statement.kind == "TABLE":
             for table in statement.args["tables"]:
                 yield self._on(Deed.DROPS, table)
-        elif statement.kind in _HOLDS_NO_ROWS or (statement.kind in _MAY_BE_USED and not statement.args.get("cascade")):
+        elif statement.kind in _HOLDS_NO_ROWS or may_go:
             yield Effect(Deed.SHAPES)
         else:
             yield _unknown(self._text)
 
     def _create(self, statement: exp.Create) -> Iterator[Effect]:
-        table = statement.find(_table())
-        if statement.args.get("replace") or table is None:
+        from sqlglot import exp
+
+        table = statement.find(exp.Table)
+        if statement.kind in _HOLDS_NO_ROWS + _MAY_BE_USED:
+            yield Effect(Deed.SHAPES)
+        elif statement.kind != "TABLE" or statement.args.get("replace") or table is None:
             yield _unknown(self._text)
+        elif statement.args.get("exists"):
+            yield Effect(Deed.SHAPES)  # IF NOT EXISTS: it may have been there, with rows
         else:
             yield self._on(Deed.ADDS, table)
 
-    def _empty(self, statement: exp.Expression) -> Iterator[Effect]:
+    def _empty(self, statement: exp.Expr) -> Iterator[Effect]:
         from sqlglot import exp
 
         tables = [statement.this] if isinstance(statement, exp.Delete) else statement.expressions
         if not tables or not all(isinstance(table, exp.Table) for table in tables):
             yield _unknown(self._text)
             return
-        if statement.args.get("tables"):
-            yield _unknown(self._text)  # DELETE a, b FROM ...: which of them, only the engine knows
+        if statement.args.get("tables") or statement.args.get("option") == "CASCADE":
+            yield _unknown(self._text)  # which of them, or of others too, only the engine knows
             return
         for table in tables:
             yield self._on(Deed.DROPS, table, what="rows of it are deleted")
@@ -144,30 +151,31 @@ class _Reader:
             else:
                 yield self._action(table, action)
 
-    def _action(self, table: Any, action: exp.Expression) -> Effect:
+    def _action(self, table: Any, action: exp.Expr) -> Effect:
         from sqlglot import exp
 
+        found = _unknown(self._text)
         match action:
             case exp.Drop() if action.kind in _HOLDS_NO_ROWS:
-                return Effect(Deed.SHAPES)
+                found = Effect(Deed.SHAPES)
             case exp.ColumnDef():
-                return self._on(Deed.ADDS, table, self._name(action.this))
+                found = self._on(Deed.ADDS, table, self._name(action.this))
             case exp.AddConstraint():
-                return Effect(Deed.SHAPES)
+                found = Effect(Deed.SHAPES)
             case exp.AlterRename() if isinstance(action.this, exp.Table):
-                return self._on(Deed.RENAMES, table, new=self._name(action.this))
+                found = self._on(Deed.RENAMES, table, new=self._name(action.this))
             case exp.RenameColumn():
                 new = self._name(action.args["to"])
-                return self._on(Deed.RENAMES, table, self._name(action.this), new=new)
+                found = self._on(Deed.RENAMES, table, self._name(action.this), new=new)
             case exp.AlterColumn() if action.args.get("dtype") is None:
-                return Effect(Deed.SHAPES)
-            case exp.ModifyColumn() if isinstance(action.this, exp.ColumnDef):
-                what = "its type may change"
-                return self._on(Deed.CHANGES, table, self._name(action.this.this), what=what)
+                found = Effect(Deed.SHAPES)
             case exp.AlterColumn():
-                what = "its type changes"
-                return self._on(Deed.CHANGES, table, self._name(action.this), what=what)
-        return _unknown(self._text)
+                column = self._name(action.this)
+                found = self._on(Deed.CHANGES, table, column, what="its type changes")
+            case exp.ModifyColumn() if isinstance(action.this, exp.ColumnDef):
+                column = self._name(action.args.get("rename_from") or action.this.this)
+                found = self._on(Deed.CHANGES, table, column, what="its type may change")
+        return found
 
     def _on(
         self, deed: Deed, table: Any, column: str | None = None, *, new: str | None = None,
@@ -190,12 +198,12 @@ class _Reader:
         return found.name.lower() if self._folds and not found.quoted else found.name
 
 
-def _joins(statement: exp.Expression) -> bool:
+def _overwrites(statement: exp.Insert) -> bool:
+    """REPLACE, INSERT OR REPLACE, ON CONFLICT DO UPDATE, ON DUPLICATE KEY UPDATE."""
+    given = statement.args
+    return any(given.get(name) for name in ("overwrite", "alternative", "conflict"))
+
+
+def _joins(statement: exp.Update) -> bool:
     """Whether an UPDATE is of several tables: which of them, only the engine knows."""
     return bool(statement.this.args.get("joins"))
-
-
-def _table() -> Any:
-    from sqlglot import exp
-
-    return exp.Table

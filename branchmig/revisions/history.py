@@ -255,20 +255,26 @@ class History:
         UnknownHeads, UnknownRevision.
         """
         self.check_heads(current)
-        if not current:
-            return ()
         if target.startswith("+") or not target:
             raise UnknownRevision(f"{target!r} goes up, not down", "name a revision, base or -N")
+        self._refuse_above(current, target)
+        if not current:
+            return ()
         with self._resolving(target):
             found = self.script.iterate_revisions(
                 current, target, select_for_downgrade=True, assert_relative_length=True
             )
             scripts = [script for script in found if script is not None]
-        if not scripts and target != "base":
-            wanted = self.target_heads(target)
-            if wanted is not None and not set(wanted) <= self._below(current):
-                raise self._above(current, target)
         return tuple(self._downgrades(current, scripts))
+
+    def _refuse_above(self, current: Heads, target: str) -> None:
+        """Raises UnknownRevision where `target` names a revision that the branch has not had."""
+        if _RELATIVE.fullmatch(target) or target.partition("@")[2] == "base" or target == "base":
+            return
+        with self._resolving(target):
+            wanted = {script.revision for script in self.script.get_revisions(target) if script}
+        if not wanted <= self._under(current):
+            raise self._above(current, target)
 
     def descent_to(self, current: Heads, heads: Heads) -> tuple[Step, ...]:
         """The downgrades after which a database at `current` stands at exactly `heads`.
@@ -305,7 +311,7 @@ class History:
 
     def _above(self, current: Heads, target: str) -> UnknownRevision:
         return UnknownRevision(
-            f"{target} is not below {heads_text(current) or 'base'}",
+            f"{target} is not below {heads_text(current) or 'base'}, where the branch stands",
             "`branchmig apply --to` goes up",
         )
 

@@ -168,10 +168,11 @@ class _Attendant:
         if copy_from is not None:
             what = "it is made anew after a description in the revision"
             self._add(Deed.CHANGES, table_name, schema=schema, what=what)
-        given = {name: given.get(name) for name in ("naming_convention",)}
-        impl = batch.BatchOperationsImpl(
-            operations, table_name, schema, recreate, None, (), {}, (), {},
-            given["naming_convention"], partial_reordering or (),
+        make: Any = batch.BatchOperationsImpl
+        naming = given.get("naming_convention")
+        impl = make(
+            operations, table_name, schema, recreate, None, (), {}, (), {}, naming,
+            partial_reordering or (),
         )  # fmt: skip
         within = BatchOperations(operations.migration_context, impl=impl)
         vars(within).update(invoke=lambda operation: self._invoke(within, operation))
@@ -191,11 +192,13 @@ class _Attendant:
             case ops.AlterColumnOp():
                 self._alter_column(operation)
             case ops.CreateTableOp():
-                self._add(Deed.ADDS, operation.table_name, schema=operation.schema)
+                deed = Deed.SHAPES if operation.if_not_exists else Deed.ADDS
+                self._add(deed, operation.table_name, schema=operation.schema)
                 return operation.to_table(operations.migration_context)
             case ops.AddColumnOp():
                 column = str(operation.column.name)
-                self._add(Deed.ADDS, operation.table_name, column, operation.schema)
+                deed = Deed.SHAPES if operation.if_not_exists else Deed.ADDS
+                self._add(deed, operation.table_name, column, operation.schema)
             case ops.BulkInsertOp():
                 self.effects.append(Effect(Deed.ROWS))
             case ops.ExecuteSQLOp():
