@@ -9,12 +9,15 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 
+import sqlalchemy as sa
+
+from .deeds import Effect
 from .errors import DatabaseMissing, NotAdopted
 from .forfeits import losses
 from .model import Direction, Heads, Plan, Record, Snapshot, Step
 from .providers import MigrationStrategy
 from .providers.sql_deeds import deeds
-from .reversal import Loss, Refusal, Rehearsal, Rollback
+from .reversal import Loss, Refusal, Rollback
 from .revisions.history import History
 
 Aim = Callable[[History, Heads], tuple[Step, ...]]
@@ -61,13 +64,19 @@ def _examined(
             if broken is not None and broken != first:
                 return Rollback(record, plan, refusals=(_half_way(record, *broken),))
             found = rehearse(history, connection, plan.steps, read)
-            return _weighed(record, plan, found, losses(connection, found.effects))
+            lost = _weighed(connection, found.effects)
+            return Rollback(record, plan, found.effects, lost, found.refusals)
     finally:
         engine.dispose()
 
 
-def _weighed(record: Record, plan: Plan, found: Rehearsal, lost: tuple[Loss, ...]) -> Rollback:
-    return Rollback(record, plan, found.effects, lost, found.refusals)
+def _weighed(connection: sa.Connection, effects: tuple[Effect, ...]) -> tuple[Loss, ...]:
+    try:
+        return losses(connection, effects)
+    except sa.exc.DBAPIError:
+        # A count that outlasts what a question may take costs the connection on some engines.
+        text = "what it holds could not be read in time"
+        return tuple(Loss(e.revision, f"{e.table or 'a table'} ({text})", e.what) for e in effects)
 
 
 def _half_way(record: Record, revision: str, direction: Direction) -> Refusal:

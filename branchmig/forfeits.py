@@ -43,9 +43,11 @@ def _losses(connection: sa.Connection, effects: tuple[Effect, ...]) -> Iterator[
             column = _name(columns, column)
             if column is None:
                 continue
+        place = ".".join(part for part in (effect.schema, table, column) if part)
         rows = _count(connection, sa.table(table, schema=effect.schema), column)
-        if rows:
-            place = ".".join(part for part in (effect.schema, table, column) if part)
+        if rows is None:
+            yield Loss(effect.revision, f"{place} (what it holds could not be read)", effect.what)
+        elif rows:
             yield Loss(effect.revision, f"{place} ({_rows(rows)})", effect.what)
 
 
@@ -57,13 +59,20 @@ def _name(present: Iterable[str], wanted: str) -> str | None:
     return next((name for name in names if name.lower() == wanted.lower()), None)
 
 
-def _count(connection: sa.Connection, table: sa.TableClause, column: str | None) -> int:
-    """How many rows there are, or have a value in `column`; no more than one above MOST."""
+def _count(connection: sa.Connection, table: sa.TableClause, column: str | None) -> int | None:
+    """How many rows there are, or have a value in `column`; no more than one above MOST. None: it
+    may not be read, or not within the time that a question may take."""
     rows: sa.Select[Any] = sa.select(sa.literal_column("1").label("found")).select_from(table)
     if column is not None:
         rows = rows.where(sa.column(column, _selectable=table).is_not(None))
     some = rows.limit(MOST + 1).subquery("some")
-    return int(connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one())
+    try:
+        return int(connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one())
+    except sa.exc.DBAPIError as error:
+        if error.connection_invalidated:
+            raise
+        connection.rollback()
+        return None
 
 
 def _rows(count: int) -> str:

@@ -300,7 +300,7 @@ class History:
         heads = _Heads(current)
         for script in scripts:
             before = tuple(sorted(heads.heads))
-            heads.update_to_step(RevisionStep(self.script.revision_map, script, False))
+            heads.update_to_step(self._bare_step(script, Direction.DOWNGRADE))
             yield Step(
                 revision=script.revision,
                 direction=Direction.DOWNGRADE,
@@ -349,19 +349,23 @@ class History:
         second they already belong to a table.
         """
         script = self._script(step.revision)
-        upgrade = step.direction is Direction.UPGRADE
         module = self._execute(script)
         function = getattr(module, step.direction, None)
         if not callable(function):
             raise MigrationFailed(
                 f"the revision {step.revision} has no {step.direction}()", failed=step.revision
             )
-        fresh = RevisionStep.__new__(RevisionStep)
-        fresh.revision_map = self.script.revision_map
-        fresh.revision = script
-        fresh.is_upgrade = upgrade
+        fresh = self._bare_step(script, step.direction)
         fresh.migration_fn = function
         return fresh
+
+    def _bare_step(self, script: Script, direction: Direction) -> RevisionStep:
+        """A step without its function, which Alembic would ask of every module at once."""
+        bare = RevisionStep.__new__(RevisionStep)
+        bare.revision_map = self.script.revision_map
+        bare.revision = script
+        bare.is_upgrade = direction is Direction.UPGRADE
+        return bare
 
     def _execute(self, script: Script) -> ModuleType:
         spec = script.module.__spec__
