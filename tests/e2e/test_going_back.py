@@ -350,12 +350,17 @@ def test_a_rollback_that_is_stopped_finishes_the_revision_in_hand(books: Books) 
 
 
 def test_a_branch_that_another_run_has_leased_is_to_be_tried_later(books: Books) -> None:
-    run = held(books, "r3")
-    process = begun(books, run)
-    books.office.run("rollback", "BR001", "--to", "r1", "--yes", code=75)
-    (books.folder / "hold").unlink()
-    process.communicate()
-    assert process.returncode == 0
+    office = books.office
+    office.add("BR001")
+    books.three()
+    office.run("apply-all")
+    office.headoffice(
+        "UPDATE branchmig_migration_states SET lock_owner = 'another', "
+        "lock_expires_at = '9999-01-01 00:00:00.000000'"
+    )
+    done = office.run("rollback", "BR001", "--to", "r1", "--yes", "--allow-data-loss", code=75)
+    assert "leased by run another" in done.stdout
+    assert pinned(office) == {"BR001": ("r3", False)}
 
 
 def test_one_that_fails_stops_no_other_and_stays_pinned(books: Books) -> None:
