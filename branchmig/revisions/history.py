@@ -268,8 +268,15 @@ class History:
         return tuple(self._downgrades(current, scripts))
 
     def _refuse_above(self, current: Heads, target: str) -> None:
-        """Raises UnknownRevision where `target` names a revision that the branch has not had."""
-        if _RELATIVE.fullmatch(target) or target.partition("@")[2] == "base" or target == "base":
+        """Raises UnknownRevision where `target` names a revision that the branch has not had, or
+        does not say from which of several heads it counts."""
+        relative = _RELATIVE.fullmatch(target)
+        if relative and not relative["label"] and not relative["symbol"] and len(current) > 1:
+            raise UnknownRevision(
+                f"{target!r} is ambiguous: the branch stands at {heads_text(current)}",
+                "name a revision, or LABEL@base",
+            )
+        if relative or target.partition("@")[2] == "base" or target == "base":
             return
         with self._resolving(target):
             wanted = {script.revision for script in self.script.get_revisions(target) if script}
