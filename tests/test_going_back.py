@@ -1,4 +1,4 @@
-"""The way down of a history, what statements do to data, and how a state moves: without a branch."""
+"""The way down of a history, what statements do to data, how a state moves: without a branch."""
 
 from __future__ import annotations
 

@@ -287,7 +287,7 @@ def resolve(
     session.tell(
         lambda: {"success": True, "branchId": record.branch.id, "branchCode": code,
                  "resolution": chosen[0].value},
-        f"{code}: {done}; `branchmig apply {code}` goes on.",
+        f"{code}: {done}; the next attempt goes on.",
     )  # fmt: skip
 
 

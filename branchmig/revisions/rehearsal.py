@@ -50,14 +50,15 @@ def rehearse(
 ) -> Rehearsal:
     """The effects of downgrades on a branch's data, and why some of them cannot be run at all.
 
-    `connection` is to be one that cannot write, since a revision may go round all of this. A
-    transaction that this opens is the caller's to end.
+    `connection` is to be one that cannot write, since a revision may go round all of this.
     """
     effects: list[Effect] = []
     refusals: list[Refusal] = []
     for number, step in enumerate(steps):
         found = _Attendant(history, connection, step, read)
         found.attend(first=number == 0)
+        if connection.in_transaction():
+            connection.rollback()  # a question that failed would make all that follow fail too
         effects += [replace(effect, revision=step.revision) for effect in found.effects]
         refusals += [Refusal(step.revision, why) for why in found.refusals]
     return Rehearsal(settle(effects), tuple(refusals))
@@ -115,6 +116,7 @@ class _Attendant:
         history = self._history
         env = EnvironmentContext(history.config, history.script, as_sql=False)
         options = {**history.configure, "on_version_apply": ()}
+        history.config.attributes["connection"] = self._connection
         try:
             with redirect_stdout(sys.stderr), env, self._guarded():
                 env.configure(connection=self._connection, **options)
@@ -123,6 +125,8 @@ class _Attendant:
                     history.fresh_step(step).migration_fn(**history.run_arguments)
         except (Exception, SystemExit) as error:
             return error
+        finally:
+            history.config.attributes.pop("connection", None)
         return None
 
     @contextmanager
