@@ -32,11 +32,13 @@ from .errors import (
     NotAdopted,
     NotFound,
     PlanError,
+    RollbackRefused,
     Stopped,
     ValidationFailed,
     WindowClosed,
 )
 from .fence import Fence, Fencing, stopped
+from .forfeits import losses
 from .model import (
     Attempt,
     Branch,
@@ -44,6 +46,7 @@ from .model import (
     FailureKind,
     Heads,
     Plan,
+    Reversal,
     SkipReason,
     Snapshot,
     Step,
@@ -129,6 +132,8 @@ class Work(NoHooks):
             except DatabaseMissing:
                 if self.task.recorded and not self.task.create:
                     raise _vanished(self.task) from None
+                if self.task.reversal:
+                    raise
                 if not (self.settings.run.create_databases or self.task.create):
                     raise
                 # Asked to stop already, it leaves not so much as a new database behind.
@@ -146,7 +151,7 @@ class Work(NoHooks):
             snapshot = self.strategy.read(connection, self.history.version_table)
             self._refuse_foreign(snapshot)
             self.heads = snapshot.heads
-            self.plan = self.history.plan(self.task.branch, snapshot.heads, self.task.target)
+            self.plan = self._planned(snapshot.heads)
             self.journal = self.strategy.journal(
                 connection, self.task.branch.code, there=snapshot.journaled
             )
@@ -156,9 +161,43 @@ class Work(NoHooks):
             sa.event.listen(connection, "before_cursor_execute", self._before_statement)
             sa.event.listen(connection.engine, "handle_error", self._on_error)
             with self.fence.watched(self._on_fence):
+                if self.task.reversal:
+                    self._refuse_losses(connection, self.task.reversal)
+                    self._run(connection, self.plan)
+                    return
                 self._prepare(connection, snapshot)
                 self._run(connection, self.plan)
                 self._finish(connection)
+
+    def _planned(self, heads: Heads) -> Plan:
+        """Raises LeaseLost where the branch has left the way down that was agreed to."""
+        branch, back = self.task.branch, self.task.reversal
+        if back is None:
+            return self.history.plan(branch, heads, self.task.target)
+        steps = back.left(heads)
+        if steps is None:
+            raise LeaseLost(
+                f"{branch.code} was moved to {heads_text(heads) or 'base'} after the rollback was "
+                "planned",
+                "nothing was done; plan it anew",
+            )
+        return Plan(branch, heads, back.target, steps)
+
+    def _refuse_losses(self, connection: sa.Connection, back: Reversal) -> None:
+        """Raises RollbackRefused where data has come since a person agreed to losing none."""
+        assert self.plan is not None
+        ahead = {step.revision for step in self.plan.steps}
+        try:
+            found = losses(connection, [e for e in back.spares if e.revision in ahead])
+        finally:
+            if connection.in_transaction():
+                connection.rollback()
+        if found:
+            raise RollbackRefused(
+                f"{self.task.branch.code} would lose data that has come since the rollback was "
+                f"planned: {', '.join(map(str, found))}",
+                "nothing was done; plan it anew",
+            )
 
     def _run(self, connection: sa.Connection, plan: Plan) -> None:
         try:
@@ -239,10 +278,10 @@ class Work(NoHooks):
             what = "the work after the last revision failed"
         elif self.strategy.classify(root(error)) is FailureKind.UNREACHABLE:
             # Even a COMMIT may have reached the server, and only its answer got lost.
-            lost = f"the connection was lost in the revision {self._running}"
+            lost = f"the connection was lost in {self._in_hand}"
             what = f"{lost}, and the next run sees whether it landed"
         else:
-            what = f"the revision {self._running} failed {self.left()}"
+            what = f"{self._in_hand} failed {self.left()}"
         return MigrationFailed(
             f"{what}: {found.message}",
             found.hint or "mend the revision or the data, then run it again",
@@ -250,6 +289,11 @@ class Work(NoHooks):
             failed=self._running,
             cause=found.message,
         )
+
+    @property
+    def _in_hand(self) -> str:
+        kind = "downgrade of" if self.task.reversal else "revision"
+        return f"the {kind} {self._running}"
 
     @property
     def keeps_unknown(self) -> bool:

@@ -162,6 +162,10 @@ class RevisionRefused(PlanError):
     """A revision does what this engine gives no way to do safely: mend the revision."""
 
 
+class RollbackRefused(PlanError):
+    """There is no way down for a branch, or it would lose data. Nothing was touched."""
+
+
 class NeedsPerson(PlanError):
     """No further attempt can decide this; the branch goes to RequiresManualIntervention at once."""
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from . import transitions
 from .config import Settings
@@ -19,6 +20,7 @@ from .errors import (
     LeaseHeld,
     LeaseLost,
     NotAdopted,
+    RollbackRefused,
     StateConflict,
     StoreError,
     UsageError,
@@ -42,6 +44,7 @@ from .model import (
     Provider,
     Record,
     Resolution,
+    Reversal,
     Rollout,
     Run,
     SkipReason,
@@ -197,8 +200,25 @@ class BranchMigrationManager:
 
         with about(record.branch.code):
             return self.migrate(
-                record, target, self.migrator.attempt, begin, create=create, unpins=True
-            )
+                record, target, self.migrator.attempt, begin, partial(conclusion, unpins=True),
+                create=create,
+            )  # fmt: skip
+
+    def roll_back(self, record: Record, reversal: Reversal) -> Outcome:
+        """Take one branch down the way that a person agreed to. It is pinned before the first step,
+        and stays so however this ends. Whatever goes wrong is in the outcome.
+        """
+        target = heads_text(reversal.target) or "base"
+
+        def begin(state: BranchState, now: datetime) -> BranchState:
+            return transitions.withdraw(state, target[:255], now)
+
+        def work(task: Task, fence: Fence) -> Attempt:
+            # How long a downgrade took says nothing of the upgrade of that name.
+            return replace(self.migrator.attempt(replace(task, reversal=reversal), fence), took=())
+
+        with about(record.branch.code):
+            return self.migrate(record, target, work, begin, withdrawal)
 
     def migrate(
         self,
@@ -206,11 +226,12 @@ class BranchMigrationManager:
         target: str,
         work: Work,
         begin: Callable[[BranchState, datetime], BranchState],
+        end: Callable[[BranchState, Attempt, transitions.RetryPolicy], Transition],
         *,
         create: bool = False,
-        unpins: bool = False,
     ) -> Outcome:
-        """Take the lease, writing the state that `begin` gives, have the work done, record it.
+        """Take the lease, writing the state that `begin` gives, have the work done, record what
+        `end` makes of it.
 
         A lease that another run holds is an outcome, not an error. Raises StoreError, and
         UnknownBranch where it has been removed.
@@ -225,9 +246,9 @@ class BranchMigrationManager:
                     attempt = work(task, self.fence)
                 elapsed = timedelta(seconds=time.monotonic() - started)
                 outcome = outcome_of(branch, lease.previous, replace(attempt, duration=elapsed))
-                change = conclusion(lease.previous, attempt, self.policy, unpins=unpins)
+                change = end(lease.previous, attempt, self.policy)
                 recorded = self._recorded(lease, change, outcome)
-            took = zip(attempt.applied, attempt.took, strict=True)
+            took = zip(attempt.applied, attempt.took, strict=False)
             self.learn({(branch.provider, revision): seconds for revision, seconds in took})
             return recorded
         except (LeaseHeld, StateConflict) as error:
@@ -377,6 +398,24 @@ def conclusion(
         done = transitions.succeed(state, attempt.heads or (), now)
         # A pin set while the work lasted stays.
         return replace(done, pinned=state.pinned and not (unpins and previous.pinned))
+
+    return change
+
+
+def withdrawal(
+    previous: BranchState, attempt: Attempt, policy: transitions.RetryPolicy
+) -> Transition:
+    """The transition that an attempt to roll back amounts to."""
+    refused = attempt.failure is not None and attempt.failure.type == RollbackRefused.__name__
+
+    def change(state: BranchState, now: datetime) -> BranchState:
+        if attempt.skip or refused:
+            return transitions.break_off(state, previous, attempt.heads)
+        if attempt.failure:
+            return transitions.fail_back(
+                state, attempt.failure, attempt.heads, now, policy, previous=previous
+            )
+        return transitions.succeed(state, attempt.heads or (), now)
 
     return change
 

@@ -16,6 +16,7 @@ from datetime import timedelta
 from .adoption import adopt
 from .attempt import Work, ended, explained, root
 from .config import Settings
+from .descent import Aim, descend
 from .errors import (
     BranchmigError,
     ConfigError,
@@ -29,11 +30,13 @@ from .hooks import described, hook
 from .model import (
     Attempt,
     Branch,
+    Direction,
     Failure,
     FailureKind,
     Heads,
     Plan,
     Provider,
+    Record,
     Resolution,
     Snapshot,
     Task,
@@ -42,6 +45,7 @@ from .model import (
 )
 from .providers import Limits, MigrationStrategy, strategy_for
 from .references import blind, resolve
+from .reversal import Rollback
 from .revisions.environment import offline_sql
 from .revisions.history import History
 from .revisions.source import Source
@@ -145,6 +149,22 @@ class Migrator:
         history.check_target(target)
         return history.plan(branch, self.look(branch).heads, target)
 
+    def descend(self, record: Record, aim: Aim) -> Rollback:
+        """The way down of a branch and what it would lose, changing nothing.
+
+        Raises as `descent.descend` does, the driver's exceptions as ProviderError.
+        """
+        provider = record.branch.provider
+        strategy, history = self.strategy(provider), self.history(provider)
+        try:
+            opened = replace(record, branch=self.reachable(record.branch))
+            found = descend(opened, aim, strategy, history)
+            return replace(found, record=record, plan=replace(found.plan, branch=record.branch))
+        except BranchmigError:
+            raise
+        except Exception as error:
+            raise explained(error, strategy, record.branch) from error
+
     def sql(self, plan: Plan) -> dict[str, str]:
         """The statements of a plan by revision, as they would be sent, without sending them."""
         provider = plan.branch.provider
@@ -194,7 +214,12 @@ class Migrator:
         pending = self._pending(task) if hooks.before_branch or hooks.after_branch else ()
         if not pending:
             return self._tries(task, fence)
-        document = {"branch": described(task.branch), "target": task.target}
+        direction = Direction.DOWNGRADE if task.reversal else Direction.UPGRADE
+        document = {
+            "branch": described(task.branch),
+            "target": task.target,
+            "direction": direction.value,
+        }
         try:
             if before := hook(self.settings, "before_branch"):
                 before.call({**document, "pendingMigrations": pending}, fence)
@@ -210,6 +235,8 @@ class Migrator:
 
     def _pending(self, task: Task) -> tuple[str, ...]:
         """The revisions before a branch; none where a look cannot tell."""
+        if task.reversal:
+            return tuple(step.revision for step in task.reversal.steps)
         try:
             return tuple(step.revision for step in self.plan(task.branch, task.target).steps)
         except BranchmigError:

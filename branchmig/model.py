@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from .deeds import Effect
 from .masking import mask, mask_url
 from .terms import Direction as Direction
 from .terms import FailureKind as FailureKind
@@ -135,6 +136,24 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class Reversal:
+    """The way down that a person has agreed to. `spares`: what it would do to data that was not
+    there then, and that it may not do to data that has come since."""
+
+    target: Heads
+    steps: tuple[Step, ...]
+    spares: tuple[Effect, ...] = ()
+
+    def left(self, heads: Heads) -> tuple[Step, ...] | None:
+        """The steps that a branch at `heads` has still to take; None: it is not on this way."""
+        if heads == self.target:
+            return ()
+        places = (n for n, step in enumerate(self.steps) if step.from_heads == heads)
+        first = next(places, None)
+        return None if first is None else self.steps[first:]
+
+
+@dataclass(frozen=True, slots=True)
 class VersionTable:
     """Where a history keeps its version rows in the database it migrates."""
 
@@ -167,6 +186,7 @@ class Task:
     `recorded` are the heads that HeadOffice knew before: a database that had some and is gone has
     vanished; `create` lets a person say that this one may be made anew. `expected`: revisions and
     how many seconds each took elsewhere, for one that must be done before a window closes.
+    `reversal`: the branch goes down that way, and `target` is but its name.
     """
 
     branch: Branch
@@ -174,6 +194,7 @@ class Task:
     recorded: Heads = ()
     create: bool = False
     expected: tuple[tuple[str, float], ...] = ()
+    reversal: Reversal | None = None
 
 
 LONGEST_MESSAGE = 4000

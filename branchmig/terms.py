@@ -50,6 +50,7 @@ class SkipReason(StrEnum):
     WINDOW = "window"
     MAX_MINUTES = "max-minutes"
     STOPPED = "stopped"
+    MOVED = "moved"
 
 
 class Direction(StrEnum):

@@ -135,14 +135,53 @@ def restore(state: BranchState, previous: BranchState, heads: Heads | None) -> B
     )
 
 
+def withdraw(state: BranchState, target: str, now: datetime) -> BranchState:
+    """A rollback to `target` is about to begin: from here on no tick brings the branch up again.
+
+    It counts in no wave any more. The error stays for as long as nobody records an end, since a
+    run that is killed can say nothing itself.
+    """
+    return replace(
+        _unmarked(state),
+        status=MigrationStatus.IN_PROGRESS,
+        target=target,
+        last_attempt_at=now,
+        error=f"a rollback to {target} was begun and has not ended",
+        pinned=True,
+    )
+
+
+def fail_back(
+    state: BranchState,
+    failure: Failure,
+    heads: Heads | None,
+    now: datetime,
+    policy: RetryPolicy,
+    *,
+    previous: BranchState,
+) -> BranchState:
+    """A rollback failed: as `fail`, but no rollout is to be judged by it."""
+    return _unmarked(fail(state, failure, heads, now, policy, previous=_unmarked(previous)))
+
+
+def break_off(state: BranchState, previous: BranchState, heads: Heads | None) -> BranchState:
+    """A rollback ended without a result (busy, stopped); where it has moved the branch it is still
+    to be finished, and says so."""
+    after = restore(state, previous, heads)
+    if heads is None or heads == previous.heads:
+        return after
+    return replace(_unmarked(after), target=state.target, error=state.error)
+
+
 def _unmarked(state: BranchState) -> BranchState:
     """In no wave: its place is free for another branch."""
     return replace(state, rollout=None, wave=None, failed_revision=None)
 
 
 def give_up(state: BranchState) -> BranchState:
-    """What was abandoned needs a person, and says so."""
-    return replace(state, status=MigrationStatus.MANUAL, next_attempt_at=None)
+    """What was abandoned needs a person, and says so. Pinned, it has left its wave."""
+    left = _unmarked(state) if state.pinned else state
+    return replace(left, status=MigrationStatus.MANUAL, next_attempt_at=None)
 
 
 def adopt(state: BranchState, heads: Heads, now: datetime) -> BranchState:
@@ -179,14 +218,14 @@ def is_locked(state: BranchState, now: datetime) -> bool:
 
 
 def abandoned(state: BranchState, now: datetime, policy: RetryPolicy) -> bool:
-    """Whether a killed run left a branch InProgress that had already failed too often.
+    """Whether a killed run left a branch InProgress that had failed too often, or that is pinned.
 
-    Nobody attempts it on his own any more: it needs a person as much as before.
+    Nobody attempts it on his own any more: it needs a person.
     """
     return (
         state.status is MigrationStatus.IN_PROGRESS
         and not is_locked(state, now)
-        and state.retry_count >= policy.max_attempts
+        and (state.pinned or state.retry_count >= policy.max_attempts)
     )
 
 

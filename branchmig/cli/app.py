@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import branches, looking, migrating, notifying, setup, watching
+from . import branches, going_back, looking, migrating, notifying, setup, watching
 from .session import Debug, Json, LogFormat, Session, program_version
 
 
@@ -50,6 +50,7 @@ def root(
 setup.register(app)
 branches.register(app)
 migrating.register(app)
+going_back.register(app)
 looking.register(app)
 notifying.register(app)
 watching.register(app)

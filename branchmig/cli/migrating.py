@@ -90,9 +90,9 @@ def apply(
             code = report.exit_code
             if outcome.reason in (SkipReason.LEASED, SkipReason.BUSY):
                 code = TRY_AGAIN_LATER
-            code = _signalled(manager) or code
+            code = signalled(manager) or code
             end(code)
-    _show_report(session, report, prefixed=False)
+    show_report(session, report, prefixed=False)
     raise typer.Exit(code)
 
 
@@ -166,11 +166,11 @@ def apply_all(
             assignment = Assignment(target, joined(manager, everyone, target), timetable)
             before_run(session.settings, manager.run, len(records), manager.fence)
             crew = _crew(manager, workers, executor)
-            fleet = Fleet(manager, _sinks(session, manager, stack, everyone), crew)
+            fleet = Fleet(manager, run_sinks(session, manager, stack, everyone), crew)
             report = fleet.apply_all(records, assignment)
-            code = _signalled(manager) or report.exit_code
+            code = signalled(manager) or report.exit_code
             end(code)
-    _show_report(session, report, prefixed=True)
+    show_report(session, report, prefixed=True)
     raise typer.Exit(code)
 
 
@@ -287,7 +287,7 @@ def resolve(
     session.tell(
         lambda: {"success": True, "branchId": record.branch.id, "branchCode": code,
                  "resolution": chosen[0].value},
-        f"{code}: {done}; `branchmig apply {code}` goes on.",
+        f"{code}: {done}; the next attempt goes on.",
     )  # fmt: skip
 
 
@@ -442,19 +442,19 @@ def _show_changed(session: Session, changed: list[Branch], participle: str) -> N
     )
 
 
-def _signalled(manager: BranchMigrationManager) -> int | None:
+def signalled(manager: BranchMigrationManager) -> int | None:
     """The exit code of a run that a signal stopped."""
     signum = manager.fence.state.signum
     return None if signum is None else 128 + signum
 
 
-def _show_report(session: Session, report: Report, *, prefixed: bool) -> None:
+def show_report(session: Session, report: Report, *, prefixed: bool) -> None:
     from ..render import documents, tables
 
     session.show(lambda: documents.report(report, prefixed=prefixed), lambda: tables.report(report))
 
 
-def _sinks(
+def run_sinks(
     session: Session, manager: BranchMigrationManager, stack: ExitStack, everyone: Iterable[Record]
 ) -> Sinks:
     """A progress bar on a terminal, a log line a branch otherwise; the operator's hooks, and

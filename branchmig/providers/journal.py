@@ -51,6 +51,10 @@ class NoJournal:
         """Within, revisions run."""
         yield
 
+    def broken_off(self, heads: Heads) -> tuple[str, Direction] | None:
+        """The revision, and its direction, that broke half way in a branch at `heads`. A read."""
+        return None
+
     def settle(self, heads: Heads) -> None:
         """No revision is to run: clear away what a kill left of the journal.
 
@@ -191,6 +195,16 @@ class Journal(NoJournal):
 
     # A step -----------------------------------------------------------------------------------
 
+    def broken_off(self, heads: Heads) -> tuple[str, Direction] | None:
+        try:
+            found = self._load()
+        finally:
+            self._driver.rollback()
+        if not found or _has_landed(found, heads):
+            return None
+        (revision, direction), _ = found[-1]
+        return revision, Direction(direction)
+
     def settle(self, heads: Heads) -> None:
         found = self._unsettled(heads)
         if found:
@@ -236,10 +250,7 @@ class Journal(NoJournal):
     def _unsettled(self, heads: Heads) -> list[tuple[tuple[str, str], Mark]]:
         """The journal, unless its revision landed as a whole after all."""
         found = self._load()
-        if found and all(
-            (revision in heads) is (direction == Direction.UPGRADE)
-            for (revision, direction), _ in found
-        ):
+        if found and _has_landed(found, heads):
             self._clear()
             return []
         return found
@@ -248,10 +259,11 @@ class Journal(NoJournal):
         self, found: list[tuple[tuple[str, str], Mark]], instead: str
     ) -> JournalDiverged:
         (revision, direction), mark = found[-1]
+        how = " with `branchmig rollback`" if direction == Direction.DOWNGRADE else ""
         return JournalDiverged(
             f"{self._name}: the {direction} of {revision} broke half way at its statement "
             f"{mark.number}, and now {instead}",
-            f"finish {revision} first; or put the schema in order by hand, then "
+            f"finish {revision} first{how}; or put the schema in order by hand, then "
             f"`branchmig resolve {self._name} --discard`",
         )
 
@@ -299,7 +311,7 @@ class Journal(NoJournal):
         if mark.state is not State.BEGUN:
             raise UsageError(
                 f"no statement of {revision} is in doubt",
-                f"`branchmig apply {self._name}` goes on, `--discard` begins it anew",
+                f"the next attempt goes on, `branchmig resolve {self._name} --discard` begins anew",
             )
         mark.state = State.DONE if resolution is Resolution.LANDED else State.REFUSED
         step = Step(revision, Direction(direction), (), ())
@@ -571,3 +583,11 @@ class Journal(NoJournal):
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())[:400]
+
+
+def _has_landed(found: list[tuple[tuple[str, str], Mark]], heads: Heads) -> bool:
+    """Whether the version rows say that what a journal is about landed as a whole after all."""
+    return all(
+        (revision in heads) is (direction == Direction.UPGRADE)
+        for (revision, direction), _ in found
+    )

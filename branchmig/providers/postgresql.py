@@ -325,7 +325,11 @@ class PostgresqlStrategy:
                 cursor.execute(statement, parameters)
             return True
 
-        sa.event.listen(engine, "connect", lambda driver, _: self._limit(driver, read_only))
+        def limit(driver: Any, record: Any) -> None:
+            self._limit(driver, read_only)
+            record.info["branchmig_patience"] = self._patience
+
+        sa.event.listen(engine, "connect", limit)
         sa.event.listen(engine, "do_execute", execute)
         return engine
 

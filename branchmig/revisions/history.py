@@ -26,7 +26,17 @@ from ..errors import (
     UnknownHeads,
     UnknownRevision,
 )
-from ..model import Branch, Direction, Heads, HistoryReport, Plan, Revision, Step, VersionTable
+from ..model import (
+    Branch,
+    Direction,
+    Heads,
+    HistoryReport,
+    Plan,
+    Revision,
+    Step,
+    VersionTable,
+    heads_text,
+)
 from .probe import Recording, configured
 from .source import (
     Source,
@@ -160,9 +170,8 @@ class History:
                     f"{revision.id} has {len(revision.id)} characters; "
                     f"the version table holds {VERSION_WIDTH}"
                 )
-            module = self._script(revision.id).module
             for direction in Direction:
-                if not callable(getattr(module, direction, None)):
+                if not self.has(revision.id, direction):
                     yield f"{revision.id} has no {direction}()"
 
     # The way ----------------------------------------------------------------------------------
@@ -239,6 +248,83 @@ class History:
             found = self.script.iterate_revisions(target, current, implicit_base=True)
             return list(reversed([script for script in found if script is not None]))
 
+    def descent(self, current: Heads, target: str) -> tuple[Step, ...]:
+        """The downgrades from `current` to `target`, in order; none where it stands there already.
+
+        `target`: a revision at or below `current`, "base", "-1" or "LABEL@base". Raises
+        UnknownHeads, UnknownRevision.
+        """
+        self.check_heads(current)
+        if target.startswith("+") or not target:
+            raise UnknownRevision(f"{target!r} goes up, not down", "name a revision, base or -N")
+        self._refuse_above(current, target)
+        if not current:
+            return ()
+        with self._resolving(target):
+            found = self.script.iterate_revisions(
+                current, target, select_for_downgrade=True, assert_relative_length=True
+            )
+            scripts = [script for script in found if script is not None]
+        return tuple(self._downgrades(current, scripts))
+
+    def _refuse_above(self, current: Heads, target: str) -> None:
+        """Raises UnknownRevision where `target` names a revision that the branch has not had, or
+        does not say from which of several heads it counts."""
+        relative = _RELATIVE.fullmatch(target)
+        if relative and not relative["label"] and not relative["symbol"] and len(current) > 1:
+            raise UnknownRevision(
+                f"{target!r} is ambiguous: the branch stands at {heads_text(current)}",
+                "name a revision, or LABEL@base",
+            )
+        if relative or target.partition("@")[2] == "base" or target == "base":
+            return
+        with self._resolving(target):
+            wanted = {script.revision for script in self.script.get_revisions(target) if script}
+        if not wanted <= self._under(current):
+            raise self._above(current, target)
+
+    def descent_to(self, current: Heads, heads: Heads) -> tuple[Step, ...]:
+        """The downgrades after which a database at `current` stands at exactly `heads`.
+
+        Raises UnknownHeads, and UnknownRevision where `heads` are not below `current`.
+        """
+        self.check_heads(current)
+        self.check_heads(heads)
+        below, kept = self._under(current), self._under(heads)
+        scripts = [self._script(r.id) for r in reversed(self.revisions) if r.id in below - kept]
+        steps = tuple(self._downgrades(current, scripts))
+        if not kept <= below or (steps[-1].to_heads if steps else current) != heads:
+            raise self._above(current, heads_text(heads) or "base")
+        return steps
+
+    def is_between(self, heads: Heads, lower: Heads, upper: Heads) -> bool:
+        """Whether `heads` lie on the way from `lower` up to `upper`."""
+        if not (self.knows(heads) and self.knows(lower) and self.knows(upper)):
+            return False
+        return self._under(lower) <= self._under(heads) <= self._under(upper)
+
+    def _downgrades(self, current: Heads, scripts: Iterable[Script]) -> Iterator[Step]:
+        heads = _Heads(current)
+        for script in scripts:
+            before = tuple(sorted(heads.heads))
+            heads.update_to_step(self._bare_step(script, Direction.DOWNGRADE))
+            yield Step(
+                revision=script.revision,
+                direction=Direction.DOWNGRADE,
+                from_heads=before,
+                to_heads=tuple(sorted(heads.heads)),
+                description=script.doc or "",
+            )
+
+    def _above(self, current: Heads, target: str) -> UnknownRevision:
+        return UnknownRevision(
+            f"{target} is not below {heads_text(current) or 'base'}, where the branch stands",
+            "`branchmig apply --to` goes up",
+        )
+
+    def _under(self, heads: Heads) -> set[str]:
+        return self._below(heads) if heads else set()
+
     def _below(self, heads: Heads) -> set[str]:
         """`heads` and everything that they descend from or depend on."""
         nodes = self.script.revision_map._get_ancestor_nodes(
@@ -249,7 +335,7 @@ class History:
     def applied(self, current: Heads) -> tuple[str, ...]:
         """The revisions that a database at `current` has had, base first."""
         self.check_heads(current)
-        below = self._below(current) if current else set()
+        below = self._under(current)
         return tuple(revision.id for revision in self.revisions if revision.id in below)
 
     def plan(self, branch: Branch, current: Heads, target: str) -> Plan:
@@ -259,6 +345,10 @@ class History:
 
     # Its scripts ------------------------------------------------------------------------------
 
+    def has(self, revision: str, direction: Direction) -> bool:
+        """Whether a revision can be run in a direction."""
+        return callable(getattr(self._script(revision).module, direction, None))
+
     def fresh_step(self, step: Step) -> RevisionStep:
         """An Alembic step whose module is executed anew.
 
@@ -266,19 +356,23 @@ class History:
         second they already belong to a table.
         """
         script = self._script(step.revision)
-        upgrade = step.direction is Direction.UPGRADE
         module = self._execute(script)
         function = getattr(module, step.direction, None)
         if not callable(function):
             raise MigrationFailed(
                 f"the revision {step.revision} has no {step.direction}()", failed=step.revision
             )
-        fresh = RevisionStep.__new__(RevisionStep)
-        fresh.revision_map = self.script.revision_map
-        fresh.revision = script
-        fresh.is_upgrade = upgrade
+        fresh = self._bare_step(script, step.direction)
         fresh.migration_fn = function
         return fresh
+
+    def _bare_step(self, script: Script, direction: Direction) -> RevisionStep:
+        """A step without its function, which Alembic would ask of every module at once."""
+        bare = RevisionStep.__new__(RevisionStep)
+        bare.revision_map = self.script.revision_map
+        bare.revision = script
+        bare.is_upgrade = direction is Direction.UPGRADE
+        return bare
 
     def _execute(self, script: Script) -> ModuleType:
         spec = script.module.__spec__

@@ -32,6 +32,7 @@ from . import rows
 from .durations import Durations
 from .leases import Conclusion, Leases, Wanted, changed, held
 from .notices import Notices
+from .past import Past
 from .rollouts import Rollouts
 from .rows import Transition
 from .tables import branches, clock, outcomes, runs, states
@@ -56,6 +57,7 @@ class Store:
         self.notices = Notices(self._transaction, self.rollouts.latest)
         self.durations = Durations(self._transaction)
         self.trail = Trail(self._transaction)
+        self.past = Past(self._transaction)
 
     def close(self) -> None:
         """Give back every connection."""

@@ -1,0 +1,165 @@
+"""Going back: the values in which a rollback is planned, shown and agreed to, and its pure rules.
+
+Floor 2. Touches no database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .deeds import Deed, Effect
+from .model import Branch, Failure, Heads, Plan, Record, Reversal
+
+_HARMLESS = (Deed.ADDS, Deed.RENAMES, Deed.SHAPES, Deed.ROWS)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Data that a step down would take away. `what`: the table or column and its rows, or what
+    cannot be told; `how`: what happens to it, empty where it is dropped."""
+
+    revision: str
+    what: str
+    how: str = ""
+
+    def __str__(self) -> str:
+        how = f", {self.how}" if self.how else ""
+        return f"{self.what}{how} [{self.revision}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A step that cannot be taken at all, whatever a person says; `why`: a sentence."""
+
+    revision: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.why} [{self.revision}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What the steps of a plan would do, found out without doing it."""
+
+    effects: tuple[Effect, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """The way down of one branch and what stands against it. A dry run, and the thing agreed to."""
+
+    record: Record
+    plan: Plan
+    effects: tuple[Effect, ...] = ()
+    losses: tuple[Loss, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+
+    @property
+    def branch(self) -> Branch:
+        return self.record.branch
+
+    def sparing(self) -> Reversal:
+        """What is carried out where no loss was agreed to."""
+        return Reversal(self.plan.target, self.plan.steps, self.effects)
+
+    def forfeiting(self) -> Reversal:
+        """What is carried out where every loss was."""
+        return Reversal(self.plan.target, self.plan.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A branch that a rollback passes over, and why, as a sentence. `failure`: it could not even be
+    looked at, which is no success; `record` None: HeadOffice knows the branch no longer."""
+
+    code: str
+    why: str
+    record: Record | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retreat:
+    """A rollback of one branch or of many, in the order in which it is carried out."""
+
+    rollbacks: tuple[Rollback, ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def refused(self) -> tuple[Rollback, ...]:
+        return tuple(rollback for rollback in self.rollbacks if rollback.refusals)
+
+    @property
+    def losing(self) -> tuple[Rollback, ...]:
+        return tuple(rollback for rollback in self.rollbacks if rollback.losses)
+
+    @property
+    def steps(self) -> int:
+        return sum(len(rollback.plan.steps) for rollback in self.rollbacks)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a run did to the heads of one branch, as the audit trail has it."""
+
+    branch_id: str
+    branch_code: str
+    from_heads: Heads
+    to_heads: Heads
+
+
+# Rules ------------------------------------------------------------------------------------------
+
+
+def settle(effects: Iterable[Effect]) -> tuple[Effect, ...]:
+    """Of effects in their order those that may lose data, under the names that the branch has now.
+
+    What the steps themselves have added holds nothing that was there before; what they have renamed
+    is looked for under its former name.
+    """
+    names = _Names()
+    found = (names.settled(effect) for effect in effects)
+    return tuple(effect for effect in found if effect is not None)
+
+
+class _Names:
+    """By the names that are valid at the moment those that the branch has; None: it was added."""
+
+    def __init__(self) -> None:
+        self._tables: dict[tuple[str | None, str], str | None] = {}
+        self._columns: dict[tuple[str, str], str | None] = {}
+
+    def settled(self, effect: Effect) -> Effect | None:
+        """The effect under the branch's own names; None where it loses nothing."""
+        if effect.deed is Deed.UNKNOWN:
+            return effect
+        table = self._tables.get((effect.schema, effect.table), effect.table)
+        if effect.column is None:
+            self._follow(effect, self._tables, effect.schema, effect.table, table)
+        elif table is not None:
+            column = self._columns.get((table, effect.column), effect.column)
+            self._follow(effect, self._columns, table, effect.column, column)
+            if column is None:
+                return None
+            effect = replace(effect, column=column)
+        if table is None or effect.deed in _HARMLESS:
+            return None
+        return replace(effect, table=table)
+
+    def _follow(
+        self, effect: Effect, names: dict[Any, str | None], within: Any, name: str,
+        former: str | None,
+    ) -> None:  # fmt: skip
+        if effect.deed is Deed.RENAMES and effect.new:
+            names[within, effect.new] = former
+        if effect.deed in (Deed.RENAMES, Deed.ADDS):
+            names[within, name] = None
+
+
+def is_unfinished(record: Record, name: str) -> bool:
+    """Whether a rollback to `name` was begun on a branch, and perhaps has not ended."""
+    return record.state.pinned and record.state.target == name[:255]

@@ -1,0 +1,49 @@
+"""What a run of the past did to the heads of branches, read from the audit trail."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from ..errors import NotFound, UsageError
+from ..reversal import Change
+from .rows import Transaction
+from .tables import outcomes, runs
+
+
+class Past:
+    """Every statement on runs that are over."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+
+    def run(self, name: str) -> tuple[str, str]:
+        """The id and the command of the run of this id, or whose id begins so.
+
+        Raises NotFound, and UsageError where several do.
+        """
+        wanted = runs.c.id.startswith(name.lower(), autoescape=True)
+        statement = sa.select(runs.c.id, runs.c.command).where(wanted).limit(2)
+        with self._transaction() as connection:
+            found = connection.execute(statement).all() if name else []
+        if not found:
+            raise NotFound(
+                f"there is no run {name!r}", "`runId` in what `apply-all --json` printed names it"
+            )
+        if len(found) > 1:
+            raise UsageError(f"{name!r} is not one run", "write more of its id")
+        return found[0].id, found[0].command
+
+    def changes(self, run: str) -> tuple[Change, ...]:
+        """The branches that a run brought from some heads to others, the last of them first."""
+        statement = (
+            sa.select(outcomes)
+            .where(outcomes.c.run_id == run)
+            .order_by(outcomes.c.finished_at.desc(), outcomes.c.branch_code)
+        )
+        with self._transaction() as connection:
+            found = connection.execute(statement).all()
+        return tuple(
+            Change(row.branch_id, row.branch_code, row.from_heads, row.to_heads)
+            for row in found
+            if row.from_heads != row.to_heads
+        )
