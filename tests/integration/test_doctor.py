@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
+import simulated
 from office import Office
+from servers import MISSING, Mariadb, Postgresql
 
 from branchmig.doctor.units import _walled as walled
 from branchmig.doctor.units import unit
@@ -54,6 +57,24 @@ def test_a_folder_in_which_databases_have_been_is_missed(office: Office) -> None
     assert (vanished["severity"], vanished["hint"]) == ("warning", "mount them")
     assert vanished["subject"] == str(office.folder / "share")
     assert new["subject"] == str(office.folder / "new")
+
+
+def test_clocks_that_differ_are_named_for_headoffice_and_for_each_server(
+    office: Office, postgresql: Postgresql, mariadb: Mariadb
+) -> None:
+    if not (library := simulated.library()):
+        pytest.skip(f"faketime {MISSING}: apt install faketime")
+    name = f"d_{uuid.uuid4().hex}"
+    add(office, {"BR1": "sqlite:///b.db", "BR2": postgresql.url(name), "BR3": mariadb.url(name)})
+    office.run("apply-all")
+    fast = {"LD_PRELOAD": str(library), "FAKETIME": "+1h", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    rows = office.json("doctor", **fast)
+    slow = {row["subject"]: row for row in rows if "clock" in row["message"]}
+    assert sorted(slow) == ["BR2", "BR3"]
+    assert {row["severity"] for row in slow.values()} == {"warning"}
+    assert all("behind this host's" in row["message"] for row in slow.values())
+    assert all(" 36" in row["message"] or " 35" in row["message"] for row in slow.values())
+    assert not [row for row in office.json("doctor") if "clock" in row["message"]]
 
 
 @pytest.mark.parametrize(
