@@ -81,6 +81,10 @@ class DriverMissing(ProviderError):
     """The Python package or native library for a provider is not installed."""
 
 
+class SecretMissing(ProviderError):
+    """What a reference in a URL stands for cannot be had on this host."""
+
+
 class BranchUnreachable(ProviderError):
     """The branch's database cannot be opened now."""
 

@@ -22,12 +22,14 @@ from .errors import (
     HeadOfficeUnreachable,
     HeadOfficeVersion,
     LeaseLost,
+    SecretMissing,
     StoreError,
     UnsupportedProvider,
     UsageError,
 )
 from .model import Snapshot, Step
 from .providers import Limits, MigrationStrategy, provider_of, strategy_for
+from .references import resolve
 from .revisions.hooks import NoHooks
 from .store import REVISIONS, VERSION_TABLE, Store
 
@@ -35,20 +37,28 @@ _RACES = 10
 """How often an upgrade looks again after another `init` was quicker."""
 
 
+def address(settings: Settings) -> str:
+    """HeadOffice's URL with the secrets in it. Raises ConfigError."""
+    try:
+        return resolve(settings.headoffice.url, settings)
+    except SecretMissing as error:
+        raise ConfigError(f"[headoffice] url: {error.message}", error.hint) from None
+
+
 def open_store(settings: Settings) -> Store:
     """HeadOffice for reading and writing. Raises HeadOfficeVersion, StoreError."""
     strategy = headoffice_strategy(settings)
     _require(_look_as_writer(settings, strategy))
-    return Store(strategy.engine(settings.headoffice.url), _explainer(settings, strategy))
+    return Store(strategy.engine(address(settings)), _explainer(settings, strategy))
 
 
 def open_reader(settings: Settings) -> Store:
     """HeadOffice for reading only, held to it by the engine. Raises as `open_store` does."""
     strategy = headoffice_strategy(settings)
     with _as_store_errors(settings, strategy):
-        snapshot = strategy.inspect(settings.headoffice.url, VERSION_TABLE)
+        snapshot = strategy.inspect(address(settings), VERSION_TABLE)
     _require(snapshot)
-    return Store(strategy.read_engine(settings.headoffice.url), _explainer(settings, strategy))
+    return Store(strategy.read_engine(address(settings)), _explainer(settings, strategy))
 
 
 def upgrade(settings: Settings) -> tuple[str, ...]:
@@ -80,7 +90,7 @@ def _upgraded(
         str(packaged("alembic_headoffice")), version_table=VERSION_TABLE.name, probe=False
     )
     history = History.load(source, strategy.scratch_url, online=False)
-    url = settings.headoffice.url
+    url = address(settings)
     if not snapshot.exists:
         strategy.create(url)
     with strategy.connect(url) as connection, strategy.lock(connection):
@@ -98,7 +108,7 @@ def _upgraded(
 
 def _look_as_writer(settings: Settings, strategy: MigrationStrategy) -> Snapshot:
     """What HeadOffice holds, after whatever a killed writer left has been recovered."""
-    url = settings.headoffice.url
+    url = address(settings)
     with _as_store_errors(settings, strategy):
         try:
             with strategy.connect(url) as connection:
@@ -115,7 +125,7 @@ def _as_store_errors(settings: Settings, strategy: MigrationStrategy) -> Iterato
     except (LeaseLost, ConfigError, StoreError):
         raise
     except Exception as error:
-        found = strategy.explain(error, settings.headoffice.url)
+        found = strategy.explain(error, address(settings))
         kind = HeadOfficeLocked if isinstance(found, BranchBusy) else HeadOfficeUnreachable
         raise kind(f"HeadOffice: {found.message}", found.hint) from error
 
@@ -125,8 +135,8 @@ def headoffice_strategy(settings: Settings) -> MigrationStrategy:
     given = settings.run
     limits = Limits(given.connect_timeout, max(given.lock_timeout, 5), 0)
     try:
-        strategy = strategy_for(provider_of(settings.headoffice.url), limits, settings.folder)
-        strategy.check_url(settings.headoffice.url)
+        strategy = strategy_for(provider_of(address(settings)), limits, settings.folder)
+        strategy.check_url(address(settings))
         return strategy
     except (UsageError, UnsupportedProvider, DriverMissing) as error:
         raise ConfigError(f"[headoffice] url: {error.message}", error.hint) from None
@@ -196,4 +206,4 @@ def _refuse_newer(snapshot: Snapshot) -> None:
 def _explainer(
     settings: Settings, strategy: MigrationStrategy
 ) -> Callable[[BaseException], BranchmigError]:
-    return lambda error: strategy.explain(error, settings.headoffice.url)
+    return lambda error: strategy.explain(error, address(settings))

@@ -7,9 +7,13 @@ replaced wherever it turns up, and whatever looks like a password in a URL or a 
 from __future__ import annotations
 
 import re
+from functools import partial
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 STARS = "***"
+
+REFERENCE = re.compile(r"\$\{(?P<kind>env|file|credential):(?P<name>[^{}]*)\}")
+"""Stands for a secret, and is none itself: it may be shown and stored. See `references`."""
 
 # From the slashes on: a search for the scheme would be tried at every letter of a long word.
 _URL_PASSWORD = re.compile(r"(?P<head>(?<=[\w+.-])://[^\s/:@'\"]*:)(?P<secret>[^\s'\"]+)@")
@@ -51,13 +55,14 @@ def remember(secret: str | None) -> None:
 def remember_url(url: str) -> None:
     """Have the password within `url` masked from now on."""
     match = _WHOLE_URL.match(url)
-    if match:
+    if match and not _is_reference(match["secret"]):
         remember(match["secret"])
         remember(unquote(match["secret"]))
         remember(unquote_plus(match["secret"]))
     for dsn in _DSN_PASSWORD.finditer(f"{url} {unquote_plus(url)}"):
-        remember(dsn["secret"])
-        remember(unquote_plus(dsn["secret"]))
+        if not _is_reference(dsn["secret"]):
+            remember(dsn["secret"])
+            remember(unquote_plus(dsn["secret"]))
 
 
 def remember_words(url: str) -> None:
@@ -93,8 +98,16 @@ def _words(url: str) -> set[str]:
 
 def mask(text: str) -> str:
     """`text` with every password that is known or looks like one replaced by stars."""
-    text = _URL_PASSWORD.sub(rf"\g<head>{STARS}@", _without_known(text))
-    return _DSN_PASSWORD.sub(rf"\g<head>{STARS}", text)
+    text = _URL_PASSWORD.sub(partial(_starred, end="@"), _without_known(text))
+    return _DSN_PASSWORD.sub(_starred, text)
+
+
+def _starred(found: re.Match[str], end: str = "") -> str:
+    return found[0] if _is_reference(found["secret"]) else f"{found['head']}{STARS}{end}"
+
+
+def _is_reference(secret: str) -> bool:
+    return REFERENCE.fullmatch(secret) is not None
 
 
 def _without_known(text: str) -> str:
@@ -123,5 +136,6 @@ def mask_url(url: str) -> str:
 
 def has_password(url: str) -> bool:
     """Whether `url` carries a password in the open."""
-    dsn = _DSN_PASSWORD.search(f"{url} {unquote_plus(url)}")
-    return bool(_WHOLE_URL.match(url) or dsn)
+    whole = [match] if (match := _WHOLE_URL.match(url)) else []
+    found = [*whole, *_DSN_PASSWORD.finditer(f"{url} {unquote_plus(url)}")]
+    return any(not _is_reference(match["secret"]) for match in found)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -16,7 +16,14 @@ from datetime import timedelta
 from .adoption import adopt
 from .attempt import Work, ended, explained, root
 from .config import Settings
-from .errors import BranchmigError, ConfigError, HistoryError, MultipleHeads, UnknownRevision
+from .errors import (
+    BranchmigError,
+    ConfigError,
+    HistoryError,
+    MultipleHeads,
+    SecretMissing,
+    UnknownRevision,
+)
 from .fence import Fence
 from .hooks import described, hook
 from .model import (
@@ -34,6 +41,7 @@ from .model import (
     VersionTable,
 )
 from .providers import Limits, MigrationStrategy, strategy_for
+from .references import blind, resolve
 from .revisions.environment import offline_sql
 from .revisions.history import History
 from .revisions.source import Source
@@ -88,30 +96,42 @@ class Migrator:
         if branch.server:
             return branch.server
         with suppress(BranchmigError):
-            return self.strategy(branch.provider).server(branch.url)
+            return self.strategy(branch.provider).server(blind(branch.url))
         return None
+
+    def reachable(self, branch: Branch) -> Branch:
+        """A branch with the secrets in its URL: for whoever opens its database, and for nobody
+        else. Raises SecretMissing."""
+        url = resolve(branch.url, self.settings)
+        return branch if url == branch.url else replace(branch, url=url)
 
     # Looking ----------------------------------------------------------------------------------
 
     def look(self, branch: Branch) -> Snapshot:
         """What the branch stands at, changing nothing. Raises ProviderError, BranchBusy."""
         table = self.history(branch.provider).version_table
-        return self.strategy(branch.provider).inspect(branch.url, table)
+        return self.strategy(branch.provider).inspect(self.reachable(branch).url, table)
 
     def versions(self, branch: Branch) -> Snapshot:
         """As `look`, at the least cost: of the tables nothing."""
         table = self.history(branch.provider).version_table
-        return self.strategy(branch.provider).versions(branch.url, table)
+        return self.strategy(branch.provider).versions(self.reachable(branch).url, table)
 
     def versions_together(self, branches: Sequence[Branch]) -> dict[str, Snapshot]:
         """As `versions`, by the ids of those of which one connection can tell."""
         found: dict[str, Snapshot] = {}
         for provider in {branch.provider for branch in branches}:
-            by_url = {branch.url: branch.id for branch in branches if branch.provider is provider}
+            by_url = dict(self._addresses(b for b in branches if b.provider is provider))
             table = self.history(provider).version_table
             told = self.strategy(provider).versions_together(list(by_url), table)
             found |= {by_url[url]: snapshot for url, snapshot in told.items()}
         return found
+
+    def _addresses(self, branches: Iterable[Branch]) -> Iterator[tuple[str, str]]:
+        """URLs and ids, as far as the secrets are there: an attempt tells of the others."""
+        for branch in branches:
+            with suppress(SecretMissing):
+                yield self.reachable(branch).url, branch.id
 
     def failure(self, branch: Branch, error: BaseException) -> Failure:
         """What an attempt on a branch would make of an error."""
@@ -162,6 +182,9 @@ class Migrator:
         """
         started = time.monotonic()
         attempt = self._between_hooks(task, fence)
+        if attempt.plan:
+            # What an attempt gives back is kept and passed on: without the secrets of its URL.
+            attempt = replace(attempt, plan=replace(attempt.plan, branch=task.branch))
         return replace(attempt, duration=timedelta(seconds=time.monotonic() - started))
 
     def _between_hooks(self, task: Task, fence: Fence) -> Attempt:
@@ -233,7 +256,9 @@ class Migrator:
         provider = task.branch.provider
         work: Work | None = None
         try:
-            work = Work(task, self.settings, self.strategy(provider), self.history(provider), fence)
+            strategy, history = self.strategy(provider), self.history(provider)
+            reachable = replace(task, branch=self.reachable(task.branch))
+            work = Work(reachable, self.settings, strategy, history, fence)
             work.carry_out()
         except ConfigError:
             # The history is wrong, not the branch: no branch does better, and none is to blame.
@@ -250,7 +275,8 @@ class Migrator:
         """
         strategy = self.strategy(branch.provider)
         try:
-            with strategy.connect(branch.url) as connection, strategy.lock(connection):
+            url = self.reachable(branch).url
+            with strategy.connect(url) as connection, strategy.lock(connection):
                 fence.check_step()
                 there = strategy.read(connection, VersionTable()).journaled
                 return strategy.journal(connection, branch.code, there=there).resolve(resolution)
@@ -266,7 +292,7 @@ class Migrator:
         """
         strategy, history = self.strategy(branch.provider), self.history(branch.provider)
         try:
-            return adopt(branch, revision, strategy, history, fence)
+            return adopt(self.reachable(branch), revision, strategy, history, fence)
         except BranchmigError:
             raise
         except Exception as error:

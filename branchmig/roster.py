@@ -19,6 +19,7 @@ from .errors import BranchmigError, UsageError
 from .masking import has_password
 from .model import Branch, Provider
 from .providers import MigrationStrategy, provider_of
+from .references import blind, is_whole
 
 CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
@@ -122,7 +123,7 @@ class Registrar:
             # Found out anew: since it was added its file may have got another name (a hard link).
             # Where that cannot be done now, HeadOffice still knows what it was then.
             with suppress(BranchmigError):
-                identities[self._strategy(other.provider).identity(other.url)] = other.code
+                identities[self._identity(other)] = other.code
         return _Taken({other.id: other.code for other in others}, identities)
 
     def _listed(self, entry: Entry, existing: Branch | None) -> Listed:
@@ -146,12 +147,20 @@ class Registrar:
             is_active=_first(entry.is_active, existing and existing.is_active, True),
         )
         _refuse_control(branch)
-        return branch, self._identity(branch)
+        return branch, self._checked(branch)
 
     def _identity(self, branch: Branch) -> str:
+        """References are compared as they are written: what they stand for may not be here."""
+        if is_whole(branch.url):
+            return branch.url
+        return self._strategy(branch.provider).identity(blind(branch.url))
+
+    def _checked(self, branch: Branch) -> str:
+        """The identity of a branch whose URL may be used. Raises UsageError, ProviderError."""
         strategy = self._strategy(branch.provider)
-        strategy.check_url(branch.url)
-        identity = strategy.identity(branch.url)
+        if not is_whole(branch.url):
+            strategy.check_url(blind(branch.url))
+        identity = self._identity(branch)
         if identity == self._headoffice:
             raise UsageError(
                 f"{branch.code} is on HeadOffice's own database",
@@ -266,6 +275,13 @@ def _words(tags: Iterable[str]) -> tuple[str, ...]:
 
 
 def _provider(url: str, named: str | None) -> Provider:
+    if is_whole(url):
+        if named not in set(Provider):
+            raise UsageError(
+                f"{url} does not tell its engine",
+                f"name the provider: one of {', '.join(Provider)}",
+            )
+        return Provider(named)
     provider = provider_of(url)
     if named and named != provider:
         known = ", ".join(Provider)

@@ -12,11 +12,12 @@ from dataclasses import replace
 from datetime import datetime
 
 from . import courier
-from .config import NotifySettings
-from .errors import BranchmigError
+from .config import NotifySettings, Settings
+from .errors import BranchmigError, SecretMissing
 from .manager import BranchMigrationManager
 from .masking import mask, mask_address, remember_words
 from .notices import Board, Claims, Delivery, Item, Message, Topic, claims, digest, messages, trial
+from .references import resolve
 from .sinks import visible
 
 log = logging.getLogger("branchmig")
@@ -76,7 +77,7 @@ def _sent(manager: BranchMigrationManager, items: Sequence[Item]) -> list[Item]:
     shown = [replace(i, name=visible(i.name), text=visible(mask(i.text))) for i in items]
     has_digest = any(item.topic is Topic.DIGEST for item in items)
     told = messages(shown, manager.run, _digest(manager) if has_digest else "")
-    urls = addresses(given)
+    urls = addresses(manager.settings)
     deliveries = courier.send(
         urls,
         [_letter(message) for message in told],
@@ -111,11 +112,21 @@ def _digest(manager: BranchMigrationManager) -> str:
         return f"how the fleet stands cannot be told: {visible(mask(error.message))}"
 
 
-def addresses(given: NotifySettings) -> tuple[str, ...]:
+def addresses(settings: Settings) -> tuple[str, ...]:
     """Whom to tell, as the services need it. From here on each is a secret that is masked."""
-    for url in given.urls:
+    urls = tuple(_address(url, settings) for url in settings.notify.urls)
+    for url in urls:
         remember_words(url)
-    return given.urls
+    return urls
+
+
+def _address(url: str, settings: Settings) -> str:
+    """With its secrets; one whose secret is not here stays as it is, and keeps no other silent."""
+    try:
+        return resolve(url, settings)
+    except SecretMissing as error:
+        log.warning("[notify] urls: %s (hint: %s)", error.message, error.hint)
+        return url
 
 
 def send_trial(urls: Sequence[str], host: str, seconds: float) -> tuple[Delivery, ...]:

@@ -35,7 +35,10 @@ class Office:
         return self.folder / "branchmig.toml"
 
     def configure(self, text: str = "") -> None:
-        """Write the settings; sections that are not named keep their defaults."""
+        """Write the settings; sections that are not named keep their defaults. They may hold
+        secrets, so not everybody may read them."""
+        self.settings.touch(0o640)
+        self.settings.chmod(0o640)
         self.settings.write_text(text)
 
     def use_history(self, name: str, **settings: Any) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from branchmig import config
+from branchmig import headoffice
 from branchmig.config import (
     RETAIL_TABLES,
     FreezeSettings,
@@ -28,7 +28,7 @@ from branchmig.config import (
 from branchmig.errors import ConfigError
 from branchmig.masking import mask
 
-TEMPLATE = Path(config.__file__).with_name("settings.toml").read_text(encoding="utf-8")
+TEMPLATE = Path(headoffice.__file__).with_name("settings.toml").read_text(encoding="utf-8")
 SECTIONS: dict[str, type[BaseModel]] = {
     name: type(getattr(Settings.model_construct(file=Path(), rollout=RolloutSettings()), name))
     for name in Settings.model_fields
@@ -102,7 +102,7 @@ def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
 def file(tmp_path: Path) -> Path:
     """A settings file that says nothing."""
     written = tmp_path / "branchmig.toml"
-    written.touch(0o644)
+    written.touch(0o640)
     return written
 
 
@@ -358,6 +358,33 @@ def test_a_wrong_value_is_shown_without_the_password_in_it(file: Path) -> None:
     assert "hunter2" not in message
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[headoffice]\nurl = 'postgresql://u:correct-horse@h/d'",
+        "[migrations.environ]\nDATABASE = 'postgresql://u:correct-horse@h/d'",
+        "[migrations]\nx_args = ['password=correct-horse']",
+        "[notify]\nurls = ['json://h/correct-horse']",
+    ],
+)
+def test_a_file_with_a_secret_that_everybody_can_read_is_refused(file: Path, text: str) -> None:
+    settings(file, text)
+    file.chmod(0o644)
+    error = refused(file, text)
+    assert "everybody on this host can read it" in error.message
+    assert "chmod o-r" in (error.hint or "")
+    assert "correct-horse" not in error.message
+
+
+def test_references_to_secrets_may_stand_where_everybody_reads(file: Path) -> None:
+    file.chmod(0o644)
+    settings(
+        file,
+        "[headoffice]\nurl = 'postgresql://u:${env:BRANCHMIG_SECRET_X}@h/d'\n"
+        "[notify]\nurls = ['${credential:pager}']",
+    )
+
+
 def test_the_password_of_headoffice_is_masked_from_then_on(file: Path) -> None:
     settings(file, "[headoffice]\nurl = 'postgresql://u:correct-horse@h/d'")
     assert mask("login failed: correct-horse") == "login failed: ***"
@@ -439,7 +466,7 @@ def test_root_takes_no_file_from_the_current_folder_and_everybody_else_does(
     file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(config, "SYSTEM_FILE", tmp_path / "none.toml")
+    monkeypatch.setattr("branchmig.config.file.SYSTEM_FILE", tmp_path / "none.toml")
     assert find(None, {}) == (None if os.geteuid() == 0 else file)
 
 
@@ -448,7 +475,7 @@ def test_the_file_of_the_system_comes_last(
 ) -> None:
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    monkeypatch.setattr(config, "SYSTEM_FILE", file)
+    monkeypatch.setattr("branchmig.config.file.SYSTEM_FILE", file)
     assert find(None, {}) == file
     assert find(None, {"BRANCHMIG_CONFIG": ""}) == file
 

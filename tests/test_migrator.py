@@ -262,11 +262,11 @@ class StopsBefore(Fence):
         super().__init__()
         self.number = number
 
-    def check_step(self) -> None:
+    def check_step(self, seconds: float = 0) -> None:
         self.number -= 1
         if self.number == 0:
             self.happen()
-        super().check_step()
+        super().check_step(seconds)
 
     def happen(self) -> None:
         self.stop(signal.SIGINT)

@@ -177,13 +177,12 @@ def import_branches(
 
 
 def _registrar(manager: BranchMigrationManager) -> Registrar:
-    from ..headoffice import headoffice_strategy
+    from ..headoffice import address, headoffice_strategy
     from ..roster import Registrar
 
-    url = manager.settings.headoffice.url
     return Registrar(
         manager.migrator.strategy,
-        headoffice_strategy(manager.settings).identity(url),
+        headoffice_strategy(manager.settings).identity(address(manager.settings)),
         [record.branch for record in manager.store.records()],
     )
 
@@ -210,7 +209,10 @@ def _warn_stored_password(url: str) -> None:
     from .session import log
 
     if has_password(url):
-        log.warning("a password is now stored in HeadOffice in the clear: guard its database")
+        log.warning(
+            "a password is now stored in HeadOffice in the clear; a reference such as "
+            "${file:north} or ${credential:north} in its place keeps it on this host"
+        )
 
 
 def _text(file: Path) -> str:

@@ -32,7 +32,7 @@ def notify(session: Session) -> None:
         raise ConfigError(
             "there is nobody to be told", "name somebody in the settings: [notify] urls = [...]"
         )
-    urls = telling.addresses(given)
+    urls = telling.addresses(session.settings)
     deliveries = telling.send_trial(urls, os.uname().nodename, given.timeout)
     session.show(
         lambda: documents.deliveries(urls, deliveries),

@@ -13,7 +13,7 @@ from pathlib import Path
 from .. import trust
 from ..config import Settings
 from ..errors import BranchmigError, BranchUnreachable
-from ..headoffice import headoffice_strategy
+from ..headoffice import address, headoffice_strategy
 from ..manager import BranchMigrationManager
 from ..model import Diagnosis, Provider, Record, Severity
 from ..transitions import is_locked
@@ -153,7 +153,7 @@ def _folders(manager: BranchMigrationManager, records: tuple[Record, ...]) -> tu
     """The folders of databases that are files, HeadOffice's included."""
     urls = [record.branch.url for record in records if record.branch.provider is Provider.SQLITE]
     if headoffice_strategy(manager.settings).provider is Provider.SQLITE:
-        urls.append(manager.settings.headoffice.url)
+        urls.append(address(manager.settings))
     files = (manager.settings.folder / url.partition(":///")[2] for url in urls)
     return tuple(sorted({file.parent for file in files}))
 
@@ -165,7 +165,7 @@ def check_headoffice(
     manager: BranchMigrationManager, records: tuple[Record, ...]
 ) -> Iterator[Diagnosis]:
     yield from _clock("headoffice", "HeadOffice", manager.store.now())
-    lacking = headoffice_strategy(manager.settings).examine(manager.settings.headoffice.url).lacking
+    lacking = headoffice_strategy(manager.settings).examine(address(manager.settings)).lacking
     if lacking:
         yield Diagnosis(
             "headoffice", "HeadOffice", Severity.WARNING, f"this account lacks {_list(lacking)}",
@@ -244,7 +244,9 @@ def check_branch(manager: BranchMigrationManager, record: Record) -> Iterator[Di
             "find out why; `branchmig apply --create` makes a new one" if known else None,
         )  # fmt: skip
         return
-    found = manager.migrator.strategy(branch.provider).examine(branch.url)
+    found = manager.migrator.strategy(branch.provider).examine(
+        manager.migrator.reachable(branch).url
+    )
     if found.time:
         yield from _clock("branch", branch.code, found.time)
     if found.lacking:

@@ -206,14 +206,14 @@ def test_ticks_come_by_themselves_with_a_secret_that_systemd_keeps_and_go_on_aft
         server.add_user("till", PASSWORD)
         server.query("CREATE DATABASE shop OWNER till")
         guest = host(SETTINGS, {sockets: "/srv/postgresql"})
-        guest.put("/etc/branchmig/credentials/till", f"[till]\npassword={PASSWORD}\n", 0o600)
+        guest.put("/etc/branchmig/credentials/till", f"{PASSWORD}\n", 0o600)
         guest.put(
             "/etc/systemd/system/branchmig.service.d/host.conf",
-            "[Service]\nLoadCredential=till:/etc/branchmig/credentials/till\n"
-            "Environment=PGSERVICEFILE=%d/till\n",
+            "[Service]\nLoadCredential=till:/etc/branchmig/credentials/till\n",
         )
         guest.put("/etc/systemd/system/branchmig.timer.d/quick.conf", QUICK_TIMER)
-        shop = f"postgresql://till@/shop?host=/srv/postgresql&port={server.port}&service=till"
+        where = f"host=/srv/postgresql&port={server.port}"
+        shop = f"postgresql://till:${{credential:till}}@/shop?{where}"
         add(guest, "BR1", "BR2", "BR3", SHOP=shop)
         guest.systemctl("enable", "--now", "branchmig.timer")
         until(lambda: len(exit_codes(guest)) >= 3, "three ticks", 60)
