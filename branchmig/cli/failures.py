@@ -108,7 +108,17 @@ def _wrong_usage(error: typer.TyperException) -> int:
         return 2  # it has printed itself
     message: str = getattr(error, "format_message", lambda: str(error))()
     message = message.replace("Value error, ", "").removesuffix(".")
-    return _tell(UsageError(message, f"`{path} -h` shows what it takes"))
+    code = _tell(UsageError(message, f"`{path} -h` shows what it takes"))
+    return _unknown(message) if context and context.info_name == "health" else code
+
+
+def _unknown(message: str) -> int:
+    """What a monitoring system must be told: by its contract 2 would be a fleet in distress."""
+    from ..health import Level, plain
+
+    if "--json" not in sys.argv:
+        _say(f"BRANCHMIG UNKNOWN - {plain(mask(message))}", sys.stdout)
+    return Level.UNKNOWN
 
 
 def _internal(error: Exception) -> BranchmigError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from .. import trust
 from ..config import Settings
-from ..errors import BranchmigError
+from ..errors import BranchmigError, BranchUnreachable
 from ..headoffice import address, headoffice_strategy
 from ..manager import BranchMigrationManager
 from ..model import Diagnosis, Provider, Record, Severity
@@ -23,6 +24,9 @@ _DRIFT = 2.0
 
 _LITTLE = 100 * 2**20
 """Bytes that should be free where SQLite databases are: a rebuilt table needs its size again."""
+
+_SILENCES = 3
+"""Branches in a row that could not be reached, after which their server is given up."""
 
 _NAMED = 5
 """Branches that one diagnosis names."""
@@ -42,14 +46,13 @@ def diagnose(
     for provider in providers or [Provider.SQLITE]:
         yield from _guarded("history", provider, partial(check_history, manager, provider))
     yield from _guarded("leases", "HeadOffice", lambda: check_leases(manager, records))
-    for record in looked_at:
-        code = record.branch.code
-        yield from _guarded("branch", code, partial(check_branch, manager, record))
+    yield from _branches(manager, looked_at)
     folders = _folders(manager, records)
-    yield from _guarded("disk", "SQLite", lambda: check_disk(folders))
+    used = _folders(manager, tuple(record for record in records if record.state.heads))
+    yield from _guarded("disk", "SQLite", lambda: check_disk(folders, used))
     yield from _guarded("outlets", "people", lambda: outlets.check(settings))
     written = (*folders, *outlets.folders(settings))
-    yield from _guarded("units", "systemd", lambda: units.check(written))
+    yield from _guarded("units", "systemd", lambda: units.check(settings.file, written))
 
 
 def diagnose_without(settings: Settings, error: BranchmigError) -> Iterator[Diagnosis]:
@@ -58,7 +61,7 @@ def diagnose_without(settings: Settings, error: BranchmigError) -> Iterator[Diag
     yield Diagnosis("headoffice", "HeadOffice", Severity.ERROR, error.message, error.hint)
     yield from _guarded("outlets", "people", lambda: outlets.check(settings))
     written = outlets.folders(settings)
-    yield from _guarded("units", "systemd", lambda: units.check(written))
+    yield from _guarded("units", "systemd", lambda: units.check(settings.file, written))
 
 
 def representatives(
@@ -67,10 +70,7 @@ def representatives(
     """One branch of each server, and one on SQLite: any of them shows what is wrong with it."""
     seen: dict[tuple[Provider, str | None], Record] = {}
     for record in records:
-        try:
-            server = manager.migrator.server(record.branch)
-        except BranchmigError:
-            server = None
+        server = manager.migrator.server(record.branch)
         seen.setdefault((record.branch.provider, server), record)
     return tuple(seen.values())
 
@@ -115,21 +115,38 @@ def check_history(manager: BranchMigrationManager, provider: Provider) -> Iterat
         yield Diagnosis("history", provider, Severity.OK, f"loaded, its head is {heads}")
 
 
-def check_disk(folders: tuple[Path, ...]) -> Iterator[Diagnosis]:
+def check_disk(folders: tuple[Path, ...], used: tuple[Path, ...]) -> Iterator[Diagnosis]:
+    """A line for each disk, not for each folder. `used`: those where databases have been."""
+    disks: dict[int, list[Path]] = {}
+    missing = []
     for folder in folders:
-        if not folder.exists():
-            yield Diagnosis(
-                "disk", str(folder), Severity.WARNING, "this folder of branches is not there",
-                "mount it, or make it",
-            )  # fmt: skip
-            continue
-        usage = shutil.disk_usage(folder)
-        free = f"{usage.free / 2**20:.0f} MiB free"
-        low = usage.free < _LITTLE
+        try:
+            disks.setdefault(folder.stat().st_dev, []).append(folder)
+        except FileNotFoundError:
+            missing.append(folder)
+    for there in disks.values():
+        yield _disk(there)
+    if vanished := [str(folder) for folder in missing if folder in used]:
         yield Diagnosis(
-            "disk", str(folder), Severity.WARNING if low else Severity.OK, free,
-            "make room: a migration needs the size of the table that it rebuilds" if low else None,
+            "disk", vanished[0], Severity.WARNING,
+            f"folders of branches are not there: {_list(vanished)}", "mount them",
         )  # fmt: skip
+    if new := [str(folder) for folder in missing if folder not in used]:
+        yield Diagnosis(
+            "disk", new[0], Severity.NOTE,
+            f"folders of new branches are not there yet: {_list(new)}", "a tick makes them",
+        )  # fmt: skip
+
+
+def _disk(folders: list[Path]) -> Diagnosis:
+    usage = shutil.disk_usage(folders[0])
+    low = usage.free < _LITTLE
+    rest = f", for it and {len(folders) - 1} more of its folders" if len(folders) > 1 else ""
+    return Diagnosis(
+        "disk", str(folders[0]), Severity.WARNING if low else Severity.OK,
+        f"{usage.free / 2**20:.0f} MiB free{rest}",
+        "make room: a migration needs the size of the table that it rebuilds" if low else None,
+    )  # fmt: skip
 
 
 def _folders(manager: BranchMigrationManager, records: tuple[Record, ...]) -> tuple[Path, ...]:
@@ -180,6 +197,40 @@ def check_leases(
 
 
 # Branches -----------------------------------------------------------------------------------------
+
+
+def _branches(manager: BranchMigrationManager, records: tuple[Record, ...]) -> Iterator[Diagnosis]:
+    """Each of them, but no more of a server that has not answered: a time-out for every one of its
+    branches would take hours."""
+    silent: Counter[str] = Counter()
+    left: Counter[str] = Counter()
+    for record in records:
+        branch = record.branch
+        server = manager.migrator.server(branch)
+        if server and silent[server] >= _SILENCES:
+            left[server] += 1
+            continue
+        look = partial(_reached, manager, record, silent)
+        yield from _guarded("branch", branch.code, look)
+    for server, count in left.items():
+        yield Diagnosis(
+            "branch", server, Severity.ERROR,
+            f"{_SILENCES} of its branches could not be reached; {count} more were not looked at",
+            "mend those first",
+        )  # fmt: skip
+
+
+def _reached(
+    manager: BranchMigrationManager, record: Record, silent: Counter[str]
+) -> Iterator[Diagnosis]:
+    """Counts in `silent`, by server, how many in a row have not been."""
+    server = manager.migrator.server(record.branch)
+    try:
+        yield from check_branch(manager, record)
+    except BranchUnreachable:
+        silent.update([server] if server else ())
+        raise
+    silent.pop(server or "", None)
 
 
 def check_branch(manager: BranchMigrationManager, record: Record) -> Iterator[Diagnosis]:

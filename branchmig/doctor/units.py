@@ -3,69 +3,108 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..config import SYSTEM_FILE
 from ..model import Diagnosis, Severity
 
-_SERVICE, _TIMER = "branchmig.service", "branchmig.timer"
-
-_ASKED = ("LoadState", "ActiveState", "UnitFileState", "Result", "ProtectSystem",
+_ASKED = ("LoadState", "ActiveState", "UnitFileState", "Result", "User", "ProtectSystem",
           "ReadWritePaths", "StateDirectory")  # fmt: skip
+
+_NAMED = 5
+"""Folders that one diagnosis names."""
 
 _PATIENCE = 10
 """Seconds that systemctl may take."""
 
 
-def check(folders: tuple[Path, ...]) -> Iterator[Diagnosis]:
-    """Whether ticks will come, and may write where branches are. Raises OSError."""
+def check(settings: Path, folders: tuple[Path, ...]) -> Iterator[Diagnosis]:
+    """Whether ticks with these settings will come, and may write where branches are. Raises
+    OSError."""
     if not Path("/run/systemd/system").is_dir() or not shutil.which("systemctl"):
         yield Diagnosis(
             "units", "systemd", Severity.NOTE, "this host has no systemd",
             "a crontab can call `branchmig apply-all --init` as well",
         )  # fmt: skip
         return
-    service, timer = _shown(_SERVICE), _shown(_TIMER)
+    name = unit(settings)
+    timer = _shown(f"{name}.timer")
     if timer.get("LoadState") != "loaded":
         yield Diagnosis(
-            "units", _TIMER, Severity.NOTE, "no timer is installed on this host",
-            "`make install`, then `systemctl enable --now branchmig.timer`",
+            "units", f"{name}.timer", Severity.NOTE, "no timer is installed on this host",
+            f"`make install`, then `systemctl enable --now {name}.timer`",
         )  # fmt: skip
         return
-    yield _timer(timer)
+    yield _timer(f"{name}.timer", timer)
+    yield from _service(f"{name}.service", folders)
+
+
+def unit(settings: Path) -> str:
+    """The unit that ticks with these settings: an instance of the template for those of a name."""
+    own = settings.parent == SYSTEM_FILE.parent and settings.name != SYSTEM_FILE.name
+    return f"branchmig@{settings.stem}" if own else "branchmig"
+
+
+def _timer(name: str, timer: dict[str, str]) -> Diagnosis:
+    hint = f"`systemctl enable --now {name}`"
+    if timer.get("ActiveState") != "active":
+        state = timer.get("ActiveState")
+        return Diagnosis("units", name, Severity.WARNING, f"the timer is {state}", hint)
+    if timer.get("UnitFileState") == "disabled":
+        return Diagnosis(
+            "units", name, Severity.WARNING,
+            "the timer is running, but is not enabled: it ends with the next boot", hint,
+        )  # fmt: skip
+    return Diagnosis("units", name, Severity.OK, "the timer is running")
+
+
+def _service(name: str, folders: tuple[Path, ...]) -> Iterator[Diagnosis]:
+    service = _shown(name)
     if service.get("Result", "success") != "success":
         yield Diagnosis(
-            "units", _SERVICE, Severity.WARNING,
-            f"its last run ended with {service['Result']}",
-            f"`journalctl -u {_SERVICE} -n 50` says why",
+            "units", name, Severity.WARNING, f"its last run ended with {service['Result']}",
+            f"`journalctl -u {name} -n 50` says why",
         )  # fmt: skip
-    yield from _walls(service, folders)
+    user, own = service.get("User") or "root", _account()
+    if user != own:
+        yield Diagnosis(
+            "units", name, Severity.NOTE, f"it runs as {user}, and the doctor as {own}",
+            f"`runuser -u {user} -- branchmig doctor` sees what it may",
+        )  # fmt: skip
+    if walled := _walled(service, folders):
+        named, rest = walled[:_NAMED], len(walled) - _NAMED
+        more = f" and {rest} more" if rest > 0 else ""
+        places = " ".join(f"-{folder}" for folder in named)
+        yield Diagnosis(
+            "units", name, Severity.ERROR,
+            f"the service may not write {', '.join(map(str, named))}{more}",
+            f"`systemctl edit {name}`: [Service] ReadWritePaths={places}",
+        )  # fmt: skip
 
 
-def _timer(timer: dict[str, str]) -> Diagnosis:
-    if timer.get("ActiveState") == "active":
-        return Diagnosis("units", _TIMER, Severity.OK, "the timer is running")
-    return Diagnosis(
-        "units", _TIMER, Severity.WARNING, f"the timer is {timer.get('ActiveState')}",
-        f"`systemctl enable --now {_TIMER}`",
-    )  # fmt: skip
+def _account() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
-def _walls(service: dict[str, str], folders: tuple[Path, ...]) -> Iterator[Diagnosis]:
+def _walled(service: dict[str, str], folders: tuple[Path, ...]) -> list[Path]:
     """Folders that the service may not write and has to."""
     if service.get("ProtectSystem") != "strict":
-        return
+        return []
     own = [Path("/var/lib") / name for name in service.get("StateDirectory", "").split()]
     open_ = [Path(word.lstrip("-+")) for word in service.get("ReadWritePaths", "").split()]
-    for folder in folders:
-        real = Path(os.path.realpath(folder))
-        if not any(real.is_relative_to(place) for place in (*own, *open_)):
-            yield Diagnosis(
-                "units", _SERVICE, Severity.ERROR, f"the service may not write {folder}",
-                f"`systemctl edit {_SERVICE}`: [Service] ReadWritePaths=-{folder}",
-            )  # fmt: skip
+    places = (*own, *open_)
+    return [
+        folder
+        for folder in folders
+        if not any(Path(os.path.realpath(folder)).is_relative_to(place) for place in places)
+    ]
 
 
 def _shown(unit: str) -> dict[str, str]:

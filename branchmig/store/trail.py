@@ -75,10 +75,12 @@ def _page(wanted: AuditFilter, last: str | None) -> sa.Select[Any]:
         earlier = runs.alias("earlier")
         began = sa.select(earlier.c.started_at).where(earlier.c.id == last).scalar_subquery()
         statement = statement.where(
+            # Said apart, or the index would be read from its end for every page.
+            runs.c.started_at <= began,
             sa.or_(
                 runs.c.started_at < began,
-                sa.and_(runs.c.started_at == began, runs.c.id > last),
-            )
+                runs.c.id > last,
+            ),
         )
     return statement.order_by(runs.c.started_at.desc(), runs.c.id)
 

@@ -340,10 +340,10 @@ def test_each_instance_has_settings_of_its_own_and_a_drop_in_opens_further_folde
     }
 
 
-def doctor(guest: Guest) -> dict[str, str]:
+def doctor(guest: Guest, *options: str) -> dict[str, str]:
     """What the doctor finds amiss, and how that is mended."""
     as_service = ("runuser", "-u", "branchmig", "--")
-    done = guest.run(*as_service, "branchmig", "doctor", "--json", code=None)
+    done = guest.run(*as_service, "branchmig", *options, "doctor", "--json", code=None)
     return {
         f"{row['subject']}: {row['message']}": row["hint"]
         for row in json.loads(done.stdout)
@@ -365,7 +365,14 @@ def test_the_doctor_finds_what_the_units_lack(host: Host) -> None:
     )
     guest.systemctl("daemon-reload")
     guest.systemctl("start", "branchmig.timer")
+    assert list(doctor(guest)) == [
+        "branchmig.timer: the timer is running, but is not enabled: it ends with the next boot"
+    ]
+    guest.systemctl("enable", "branchmig.timer")
     assert doctor(guest) == {}
+    guest.put("/etc/branchmig/north.toml", SETTINGS)
+    north = doctor(guest, "--config", "/etc/branchmig/north.toml")
+    assert "branchmig@north.timer: the timer is inactive" in north
 
 
 def test_a_fault_of_the_program_leaves_its_traceback_where_it_outlives_the_service(

@@ -181,6 +181,7 @@ def test_without_headoffice_health_is_critical_and_with_wrong_settings_unknown(
     assert health(office, 3).startswith("BRANCHMIG UNKNOWN - ")
     office.configure("")
     assert health(office, 3, "--critical-lag", "soon").startswith("BRANCHMIG UNKNOWN - ")
+    assert health(office, 3, "--nix|x=1") == "BRANCHMIG UNKNOWN - No such option: --nix/x\n"
 
 
 # The doctor ---------------------------------------------------------------------------------------
