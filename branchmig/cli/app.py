@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import branches, going_back, looking, migrating, notifying, setup, watching
+from . import branches, going_back, looking, mending, migrating, notifying, setup, watching
 from .session import Debug, Json, LogFormat, Session, program_version
 
 
@@ -50,6 +50,7 @@ def root(
 setup.register(app)
 branches.register(app)
 migrating.register(app)
+mending.register(app)
 going_back.register(app)
 looking.register(app)
 notifying.register(app)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from .session import Session, command
 
 if TYPE_CHECKING:
     from ..manager import BranchMigrationManager
+    from ..model import Branch
     from ..roster import Registrar
 
 Url = Annotated[
@@ -65,7 +67,7 @@ def add(
     with session.writing("branch add") as manager:
         branch, identity = _registrar(manager).new(entry)
         manager.store.add(branch, identity)
-    _warn_stored_password(branch.url)
+    _warn_stored_passwords([branch])
     if apply:
         from .migrating import apply as apply_command
 
@@ -167,8 +169,7 @@ def import_branches(
     with session.writing("branch import") as manager:
         listed = _registrar(manager).roster(entries)
         added, changed = manager.store.put(listed)
-    for branch, _ in listed:
-        _warn_stored_password(branch.url)
+    _warn_stored_passwords(branch for branch, _ in listed)
     counts = {"added": added, "updated": changed, "unchanged": len(listed) - added - changed}
     session.tell(
         lambda: {"success": True, **counts},
@@ -204,14 +205,17 @@ def _url(given: str | None) -> str | None:
     return url
 
 
-def _warn_stored_password(url: str) -> None:
+def _warn_stored_passwords(branches: Iterable[Branch]) -> None:
     from ..masking import has_password
     from .session import log
 
-    if has_password(url):
+    codes = [branch.code for branch in branches if has_password(branch.url)]
+    if codes:
+        named = codes[0] if len(codes) == 1 else f"{codes[0]} and {len(codes) - 1} others"
         log.warning(
-            "a password is now stored in HeadOffice in the clear; a reference such as "
-            "${file:north} or ${credential:north} in its place keeps it on this host"
+            "the password of %s is now stored in HeadOffice in the clear; a reference such as "
+            "${file:north} or ${credential:north} in its place keeps it on this host",
+            named,
         )
 
 

@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 def notify(session: Session) -> None:
-    """Send a test message to every address of [notify], and say which took it.
+    """Send a test message to everybody who is to be told, and say which address took it.
 
     Example: branchmig notify
     """
