@@ -24,6 +24,7 @@ from .errors import (
     MultipleHeads,
     SecretMissing,
     UnknownRevision,
+    UsageError,
 )
 from .fence import Fence
 from .hooks import described, hook
@@ -43,8 +44,14 @@ from .model import (
     ValidationResult,
     VersionTable,
 )
-from .providers import Limits, MigrationStrategy, strategy_for
-from .references import blind, resolve
+from .providers import (
+    Limits,
+    MigrationStrategy,
+    provider_of,
+    refuse_references,
+    strategy_for,
+)
+from .references import blind, is_whole, remember_all, resolve
 from .reversal import Rollback
 from .revisions.environment import offline_sql
 from .revisions.history import History
@@ -59,6 +66,7 @@ class Migrator:
 
     def __init__(self, settings: Settings, warn: Callable[[str], object] | None = None) -> None:
         """`warn` is told once of what is doubtful about the history."""
+        remember_all(settings)  # a worker was handed them
         self.settings = settings
         self._warn = warn
         self._strategies: dict[Provider, MigrationStrategy] = {}
@@ -105,9 +113,18 @@ class Migrator:
 
     def reachable(self, branch: Branch) -> Branch:
         """A branch with the secrets in its URL: for whoever opens its database, and for nobody
-        else. Raises SecretMissing."""
+        else. Raises SecretMissing, UsageError."""
+        if "${" not in branch.url:
+            return branch
+        refuse_references(self.strategy(branch.provider), branch.url)
         url = resolve(branch.url, self.settings)
-        return branch if url == branch.url else replace(branch, url=url)
+        if is_whole(branch.url) and _engine(url) is not branch.provider:
+            # Without what it holds: that may be a secret meant for another place.
+            raise SecretMissing(
+                f"{branch.url} holds no URL of a database on {branch.provider}",
+                "mend the secret, or name another one",
+            )
+        return replace(branch, url=url)
 
     # Looking ----------------------------------------------------------------------------------
 
@@ -134,7 +151,7 @@ class Migrator:
     def _addresses(self, branches: Iterable[Branch]) -> Iterator[tuple[str, str]]:
         """URLs and ids, as far as the secrets are there: an attempt tells of the others."""
         for branch in branches:
-            with suppress(SecretMissing):
+            with suppress(BranchmigError):
                 yield self.reachable(branch).url, branch.id
 
     def failure(self, branch: Branch, error: BaseException) -> Failure:
@@ -324,6 +341,12 @@ class Migrator:
             raise
         except Exception as error:
             raise explained(error, strategy, branch) from error
+
+
+def _engine(url: str) -> Provider | None:
+    with suppress(UsageError):
+        return provider_of(url)
+    return None
 
 
 def _passes(attempt: Attempt) -> bool:
