@@ -131,7 +131,8 @@ def test_references_are_resolved_where_the_branch_is_connected_to(
     office.run("branch", "add", "BR009", "--url", reference, "--provider", "sqlite")
     said = office.json("apply", "BR009", code=1)["errorMessage"]
     assert f"{reference} is not there" in said
-    office.json("apply-all", "--executor", cluster.executor)
+    again = {"BRANCHMIG_RETRY_BACKOFF_SECONDS": "0"}
+    office.json("apply-all", "--executor", cluster.executor, **again)
     assert known_to_workers.exists()
     assert office.status("BR009")["status"] == "Completed"
 
