@@ -129,9 +129,9 @@ def test_references_are_resolved_where_the_branch_is_connected_to(
 ) -> None:
     reference = "${env:BRANCHMIG_SECRET_PLACE}"
     office.run("branch", "add", "BR009", "--url", reference, "--provider", "sqlite")
-    said = office.json("apply", "BR009", code=1)["errorMessage"]
-    assert f"{reference} is not there" in said
     again = {"BRANCHMIG_RETRY_BACKOFF_SECONDS": "0"}
+    said = office.json("apply", "BR009", code=1, **again)["errorMessage"]
+    assert f"{reference} is not there" in said
     office.json("apply-all", "--executor", cluster.executor, **again)
     assert known_to_workers.exists()
     assert office.status("BR009")["status"] == "Completed"
