@@ -27,7 +27,10 @@ class Deed(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Effect:
     """One deed. `column` None: the table as a whole; `new`: the name that RENAMES gives; `what`:
-    a sentence's part for people; `revision` is filled in by whoever knows it."""
+    a sentence's part for people; `revision` is filled in by whoever knows it.
+
+    `may_be_gone`: that nothing of that name is there is expected (IF EXISTS, say) and loses nothing;
+    `followed`: the names are former ones, since a step before this one renames them."""
 
     deed: Deed
     table: str = ""
@@ -36,3 +39,5 @@ class Effect:
     new: str | None = None
     what: str = ""
     revision: str = ""
+    may_be_gone: bool = False
+    followed: bool = False

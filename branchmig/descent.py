@@ -63,7 +63,8 @@ def _examined(
             first = (plan.steps[0].revision, Direction.DOWNGRADE) if plan.steps else None
             if broken is not None and broken != first:
                 return Rollback(record, plan, refusals=(_half_way(record, *broken),))
-            found = rehearse(history, connection, plan.steps, read)
+            begun = broken[0] if broken else None
+            found = rehearse(history, connection, plan.steps, read, begun)
             lost = _weighed(connection, found.effects)
             return Rollback(record, plan, found.effects, lost, found.refusals)
     finally:

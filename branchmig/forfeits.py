@@ -20,8 +20,9 @@ MOST = 1000
 def losses(connection: sa.Connection, effects: Iterable[Effect]) -> tuple[Loss, ...]:
     """The data that `effects` would take from this branch. Exceptions of the driver come through.
 
-    A table or column that is not there holds nothing; one without a row or a value neither. What
-    cannot be told is a loss. The transaction that this opens is the caller's to end.
+    A table without a row or a column without a value holds nothing. What cannot be told is a loss;
+    so is a name that is not there, unless that is expected: it may be an alias, or a table that
+    only the session of the migration finds. The transaction that this opens is the caller's to end.
     """
     return tuple(_losses(connection, tuple(effects)))
 
@@ -35,20 +36,26 @@ def _losses(connection: sa.Connection, effects: tuple[Effect, ...]) -> Iterator[
             yield Loss(effect.revision, effect.what)
             continue
         table = _name(inspector.get_table_names(effect.schema), effect.table)
-        if table is None:
-            continue
         column = effect.column
-        if column is not None:
+        if table is not None and column is not None:
             columns = [c["name"] for c in inspector.get_columns(table, effect.schema)]
             column = _name(columns, column)
-            if column is None:
-                continue
+        if table is None or (effect.column and column is None):
+            if not effect.may_be_gone:
+                yield _absent(effect)
+            continue
         place = ".".join(part for part in (effect.schema, table, column) if part)
         rows = _count(connection, sa.table(table, schema=effect.schema), column)
         if rows is None:
             yield Loss(effect.revision, f"{place} (what it holds could not be read)", effect.what)
         elif rows:
             yield Loss(effect.revision, f"{place} ({_rows(rows)})", effect.what)
+
+
+def _absent(effect: Effect) -> Loss:
+    place = ".".join(part for part in (effect.schema, effect.table, effect.column) if part)
+    text = "nothing of that name is there, and what would be lost cannot be told"
+    return Loss(effect.revision, f"{place} ({text})", effect.what)
 
 
 def _name(present: Iterable[str], wanted: str) -> str | None:

@@ -63,8 +63,16 @@ class Rollback:
         return self.record.branch
 
     def sparing(self) -> Reversal:
-        """What is carried out where no loss was agreed to."""
-        return Reversal(self.plan.target, self.plan.steps, self.effects)
+        """What is carried out where no loss was agreed to.
+
+        All that it spares was there when it was looked for. What is gone when it is looked for once
+        more has been dropped since, perhaps by a try that broke; not so what a step has renamed.
+        """
+        spares = tuple(
+            replace(effect, may_be_gone=effect.may_be_gone or not effect.followed)
+            for effect in self.effects
+        )
+        return Reversal(self.plan.target, self.plan.steps, spares)
 
     def forfeiting(self) -> Reversal:
         """What is carried out where every loss was."""
@@ -115,13 +123,14 @@ class Change:
 # Rules ------------------------------------------------------------------------------------------
 
 
-def settle(effects: Iterable[Effect]) -> tuple[Effect, ...]:
+def settle(effects: Iterable[Effect], begun: str | None = None) -> tuple[Effect, ...]:
     """Of effects in their order those that may lose data, under the names that the branch has now.
 
     What the steps themselves have added holds nothing that was there before; what they have renamed
-    is looked for under its former name.
+    is looked for under its former name. `begun`: a revision of which some may have been done before
+    it broke, so that what it drops may be gone.
     """
-    names = _Names()
+    names = _Names(begun)
     found = (names.settled(effect) for effect in effects)
     return tuple(effect for effect in found if effect is not None)
 
@@ -129,9 +138,10 @@ def settle(effects: Iterable[Effect]) -> tuple[Effect, ...]:
 class _Names:
     """By the names that are valid at the moment those that the branch has; None: it was added."""
 
-    def __init__(self) -> None:
+    def __init__(self, begun: str | None) -> None:
+        self._begun = begun
         self._tables: dict[tuple[str | None, str], str | None] = {}
-        self._columns: dict[tuple[str, str], str | None] = {}
+        self._columns: dict[tuple[tuple[str | None, str], str], str | None] = {}
 
     def settled(self, effect: Effect) -> Effect | None:
         """The effect under the branch's own names; None where it loses nothing."""
@@ -141,14 +151,17 @@ class _Names:
         if effect.column is None:
             self._follow(effect, self._tables, effect.schema, effect.table, table)
         elif table is not None:
-            column = self._columns.get((table, effect.column), effect.column)
-            self._follow(effect, self._columns, table, effect.column, column)
+            place = (effect.schema, table)
+            column = self._columns.get((place, effect.column), effect.column)
+            self._follow(effect, self._columns, place, effect.column, column)
             if column is None:
                 return None
-            effect = replace(effect, column=column)
+            effect = replace(effect, column=column, followed=column != effect.column)
         if table is None or effect.deed in _HARMLESS:
             return None
-        return replace(effect, table=table)
+        followed = effect.followed or table != effect.table
+        gone = effect.may_be_gone or (effect.revision == self._begun and not followed)
+        return replace(effect, table=table, followed=followed, may_be_gone=gone)
 
     def _follow(
         self, effect: Effect, names: dict[Any, str | None], within: Any, name: str,

@@ -22,6 +22,12 @@ _HOLDS_NO_ROWS = ("INDEX", "VIEW", "TRIGGER", "CONSTRAINT", "EVENT")
 _MAY_BE_USED = ("FUNCTION", "PROCEDURE", "TYPE", "DOMAIN", "SEQUENCE")
 """Columns may be made of them, and go with them under CASCADE."""
 
+_MOVES = ("search_path", "schema", "role", "authorization")
+"""What a SET may name that changes which tables are meant by names without a schema."""
+
+_EXECUTED = ("/*!", "/*M!")
+"""Comments that MySQL and MariaDB execute."""
+
 _SHOWN = 120
 
 
@@ -31,6 +37,8 @@ def deeds(text: str, dialect: str) -> tuple[Effect, ...]:
 
     import sqlglot
 
+    if dialect in ("mysql", "mariadb") and any(mark in text for mark in _EXECUTED):
+        return (_unknown(text),)
     # It warns there of what it reads as a mere command; that is UNKNOWN here.
     logging.getLogger("sqlglot").setLevel(logging.ERROR)
     try:
@@ -82,7 +90,7 @@ class _Reader:
                 yield Effect(Deed.SHAPES)
             case exp.Query() if not statement.find(exp.Into):
                 return
-            case exp.Set() | exp.Pragma() if "search_path" not in self._text.lower():
+            case exp.Set() | exp.Pragma() if not any(m in self._text.lower() for m in _MOVES):
                 return
             case _:
                 yield from self._rows(statement)
@@ -91,6 +99,8 @@ class _Reader:
         from sqlglot import exp
 
         match statement:
+            case exp.Delete() | exp.Update() if _is_alias(statement):
+                yield _unknown(self._text)
             case exp.Delete() | exp.TruncateTable():
                 yield from self._empty(statement)
             case exp.Update() if isinstance(statement.this, exp.Table) and not _joins(statement):
@@ -104,7 +114,7 @@ class _Reader:
         may_go = statement.kind in _MAY_BE_USED and not statement.args.get("cascade")
         if statement.kind == "TABLE":
             for table in statement.args["tables"]:
-                yield self._on(Deed.DROPS, table)
+                yield self._on(Deed.DROPS, table, may_be_gone=bool(statement.args.get("exists")))
         elif statement.kind in _HOLDS_NO_ROWS or may_go:
             yield Effect(Deed.SHAPES)
         else:
@@ -118,6 +128,8 @@ class _Reader:
             yield Effect(Deed.SHAPES)
         elif statement.kind != "TABLE" or statement.args.get("replace") or table is None:
             yield _unknown(self._text)
+        elif statement.find(exp.TemporaryProperty):
+            yield _unknown(self._text)  # it may hide one of that name
         elif statement.args.get("exists"):
             yield Effect(Deed.SHAPES)  # IF NOT EXISTS: it may have been there, with rows
         else:
@@ -144,12 +156,40 @@ class _Reader:
         if kind != "TABLE" or not actions:
             yield Effect(Deed.SHAPES) if kind in _HOLDS_NO_ROWS else _unknown(self._text)
             return
-        for action in actions:
-            if isinstance(action, exp.Drop) and action.kind == "COLUMN":
-                for column in action.args["tables"]:
-                    yield self._on(Deed.DROPS, table, self._name(column))
-            else:
-                yield self._action(table, action)
+        found = [effect for action in actions for effect in self._actions(statement, action)]
+        if sum(effect.deed is Deed.RENAMES for effect in found) > 1:
+            yield _unknown(self._text)  # names may be exchanged
+            return
+        # All of one statement go by the names that there were before it.
+        yield from sorted(found, key=_turn)
+
+    def _actions(self, statement: exp.Alter, action: exp.Expr) -> Iterator[Effect]:
+        from sqlglot import exp
+
+        table = statement.this
+        if isinstance(action, exp.AlterRename):
+            yield self._renamed(statement, action.this)
+        elif isinstance(action, exp.Drop) and action.kind == "COLUMN":
+            gone = bool(statement.args.get("exists") or action.args.get("exists"))
+            for column in action.args["tables"]:
+                yield self._on(Deed.DROPS, table, self._name(column), may_be_gone=gone)
+        else:
+            yield self._action(table, action)
+
+    def _renamed(self, statement: exp.Alter, new: Any) -> Effect:
+        """RENAME without a word for what: PostgreSQL's RENAME a TO b, COLUMN left out, is parsed as
+        a table's new name a with an option TO b."""
+        from sqlglot import exp
+
+        table, options = statement.this, statement.args.get("options") or []
+        if not isinstance(new, exp.Table) or new.args.get("db"):
+            return _unknown(self._text)
+        match options:
+            case []:
+                return self._on(Deed.RENAMES, table, new=self._name(new))
+            case [exp.ToTableProperty(this=exp.Table() as to)] if self._folds:
+                return self._on(Deed.RENAMES, table, self._name(new), new=self._name(to))
+        return _unknown(self._text)
 
     def _action(self, table: Any, action: exp.Expr) -> Effect:
         from sqlglot import exp
@@ -158,12 +198,12 @@ class _Reader:
         match action:
             case exp.Drop() if action.kind in _HOLDS_NO_ROWS:
                 found = Effect(Deed.SHAPES)
+            case exp.ColumnDef() if action.args.get("exists"):
+                found = Effect(Deed.SHAPES)  # IF NOT EXISTS: it may have been there, with values
             case exp.ColumnDef():
                 found = self._on(Deed.ADDS, table, self._name(action.this))
             case exp.AddConstraint():
                 found = Effect(Deed.SHAPES)
-            case exp.AlterRename() if isinstance(action.this, exp.Table):
-                found = self._on(Deed.RENAMES, table, new=self._name(action.this))
             case exp.RenameColumn():
                 new = self._name(action.args["to"])
                 found = self._on(Deed.RENAMES, table, self._name(action.this), new=new)
@@ -179,12 +219,14 @@ class _Reader:
 
     def _on(
         self, deed: Deed, table: Any, column: str | None = None, *, new: str | None = None,
-        what: str = "",
+        what: str = "", may_be_gone: bool = False,
     ) -> Effect:  # fmt: skip
+        if table.args.get("catalog") or table.this.args.get("temporary"):
+            return _unknown(self._text)  # of another database, or of the session alone
         schema = table.args.get("db")
-        return Effect(
-            deed, self._name(table), column, self._name(schema) if schema else None, new, what
-        )
+        within = self._name(schema) if schema else None
+        name = self._name(table)
+        return Effect(deed, name, column, within, new, what, may_be_gone=may_be_gone)
 
     def _name(self, node: Any) -> str:
         """A name as the engine has it."""
@@ -202,6 +244,22 @@ def _overwrites(statement: exp.Insert) -> bool:
     """REPLACE, INSERT OR REPLACE, ON CONFLICT DO UPDATE, ON DUPLICATE KEY UPDATE."""
     given = statement.args
     return any(given.get(name) for name in ("overwrite", "alternative", "conflict"))
+
+
+def _turn(effect: Effect) -> int:
+    """Where an effect of ALTER TABLE stands among those of its statement."""
+    if effect.deed is Deed.RENAMES:
+        return 1 if effect.column else 3
+    return 2 if effect.deed is Deed.ADDS else 0
+
+
+def _is_alias(statement: exp.Delete | exp.Update) -> bool:
+    """Whether what is written to is named by an alias, or is a query of WITH."""
+    from sqlglot import exp
+
+    name = statement.this.name.lower()
+    others = statement.find_all(exp.Table, exp.CTE)
+    return any(one.alias.lower() == name for one in others if one is not statement.this)
 
 
 def _joins(statement: exp.Update) -> bool:

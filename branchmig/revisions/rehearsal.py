@@ -46,11 +46,16 @@ class _Untold(Exception):
 
 
 def rehearse(
-    history: History, connection: sa.Connection, steps: Sequence[Step], read: Read
+    history: History,
+    connection: sa.Connection,
+    steps: Sequence[Step],
+    read: Read,
+    begun: str | None = None,
 ) -> Rehearsal:
     """The effects of downgrades on a branch's data, and why some of them cannot be run at all.
 
-    `connection` is to be one that cannot write, since a revision may go round all of this.
+    `connection` is to be one that cannot write, since a revision may go round all of this. `begun`:
+    the revision whose downgrade broke half way.
     """
     effects: list[Effect] = []
     refusals: list[Refusal] = []
@@ -61,7 +66,7 @@ def rehearse(
             connection.rollback()  # a question that failed would make all that follow fail too
         effects += [replace(effect, revision=step.revision) for effect in found.effects]
         refusals += [Refusal(step.revision, why) for why in found.refusals]
-    return Rehearsal(settle(effects), tuple(refusals))
+    return Rehearsal(settle(effects, begun), tuple(refusals))
 
 
 class _Attendant:
@@ -187,9 +192,12 @@ class _Attendant:
     def _invoke(self, operations: Any, operation: Any) -> Any:
         match operation:
             case ops.DropTableOp():
-                self._add(Deed.DROPS, operation.table_name, schema=operation.schema)
+                table, gone = operation.table_name, bool(operation.if_exists)
+                self._add(Deed.DROPS, table, schema=operation.schema, may_be_gone=gone)
             case ops.DropColumnOp():
-                self._add(Deed.DROPS, operation.table_name, operation.column_name, operation.schema)
+                table, gone = operation.table_name, bool(operation.if_exists)
+                column = operation.column_name
+                self._add(Deed.DROPS, table, column, operation.schema, may_be_gone=gone)
             case ops.RenameTableOp():
                 new = operation.new_table_name
                 self._add(Deed.RENAMES, operation.table_name, schema=operation.schema, new=new)
@@ -248,9 +256,10 @@ class _Attendant:
 
     def _add(
         self, deed: Deed, table: str, column: str | None = None, schema: str | None = None, *,
-        new: str | None = None, what: str = "",
+        new: str | None = None, what: str = "", may_be_gone: bool = False,
     ) -> None:  # fmt: skip
-        self.effects.append(Effect(deed, table, column, schema, new, what))
+        found = Effect(deed, table, column, schema, new, what, may_be_gone=may_be_gone)
+        self.effects.append(found)
 
 
 @contextmanager
