@@ -29,7 +29,7 @@ class Effect:
     """One deed. `column` None: the table as a whole; `new`: the name that RENAMES gives; `what`:
     a sentence's part for people; `revision` is filled in by whoever knows it.
 
-    `may_be_gone`: that nothing of that name is there is expected (IF EXISTS, say) and loses nothing;
+    `may_be_gone`: that nothing of that name is there is expected (IF EXISTS, say), and no loss;
     `followed`: the names are former ones, since a step before this one renames them."""
 
     deed: Deed

@@ -111,6 +111,16 @@ class Retreat:
 
 
 @dataclass(frozen=True, slots=True)
+class FormerRun:
+    """A run as the audit trail has it. `at_work`: no end of it is recorded, and it holds the lease
+    of a branch; one that was killed holds none once they have run out or been cleared."""
+
+    id: str
+    command: str
+    at_work: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """What a run did to the heads of one branch, as the audit trail has it."""
 

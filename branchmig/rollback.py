@@ -16,6 +16,7 @@ from .descent import Aim
 from .errors import (
     BranchmigError,
     ConfigError,
+    LeaseHeld,
     RollbackRefused,
     StoreError,
     UnknownBranch,
@@ -24,11 +25,14 @@ from .errors import (
 )
 from .manager import BranchMigrationManager, skipped
 from .model import Heads, Outcome, Record, Report, Reversal, SkipReason, Step, Verdict, heads_text
-from .reversal import Change, LeftOut, Retreat, Rollback, is_unfinished
+from .reversal import Change, FormerRun, LeftOut, Retreat, Rollback, is_unfinished
 from .revisions.history import History
 from .sinks import BranchFinished, BranchStarted, RunFinished, RunStarted, Sinks
 
 log = logging.getLogger("branchmig")
+
+_UNDONE = ("apply", "apply-all")
+"""The commands whose runs can be undone as a whole: those that apply revisions."""
 
 _NAMED = 20
 """So many of what stands against a rollback an error spells out."""
@@ -50,25 +54,43 @@ def of_branch(manager: BranchMigrationManager, name: str, target: str) -> Retrea
     return Retreat((rollback,))
 
 
-def of_run(manager: BranchMigrationManager, run: str, command: str) -> Retreat:
+def of_run(manager: BranchMigrationManager, run: FormerRun) -> Retreat:
     """Every branch that a run changed back to the heads it had before, the last of them first.
 
-    Raises UsageError where the run was a rollback, and ConfigError.
+    Raises UsageError where the run applies no revisions, LeaseHeld while it is at work, and
+    ConfigError.
     """
-    if command == "rollback":
-        raise UsageError(
-            f"the run {run} was a rollback itself", "`branchmig apply BRANCH` goes up again"
-        )
+    _refuse_run(run)
     records = {record.branch.id: record for record in manager.store.records()}
     rollbacks: list[Rollback] = []
     left_out: list[LeftOut] = []
-    for change in manager.store.past.changes(run):
+    for change in manager.store.past.changes(run.id):
         found = _of_change(manager, change, records.get(change.branch_id))
         if isinstance(found, Rollback):
             rollbacks.append(found)
         else:
             left_out.append(found)
     return Retreat(tuple(rollbacks), tuple(left_out))
+
+
+def _refuse_run(run: FormerRun) -> None:
+    if run.command == "rollback":
+        raise UsageError(
+            f"the run {run.id} was a rollback itself", "`branchmig apply BRANCH` goes up again"
+        )
+    if run.command not in _UNDONE:
+        # What `baseline` recorded was there before: to undo it would drop what it took over.
+        raise UsageError(
+            f"the run {run.id} was `{run.command}`, which applied no revision",
+            "only a run of `apply` or `apply-all` can be rolled back; for one branch say "
+            "`branchmig rollback BRANCH --to REV`",
+        )
+    if run.at_work:
+        raise LeaseHeld(
+            f"the run {run.id} is still at work: what it does from now on would be left standing",
+            "stop it or let it end, then try again; of a run that was killed, the leases run out "
+            "by themselves or are cleared by `branchmig unlock`",
+        )
 
 
 class _Moved(BranchmigError):

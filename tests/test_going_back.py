@@ -147,6 +147,17 @@ def test_what_a_statement_does_to_data_is_read_from_it(
         ("mssql", "ALTER TABLE [a] DROP COLUMN [b], [c]", [("drops", "a", "b"),
                                                            ("drops", "a", "c")]),
         ("sqlite", "CREATE TABLE IF NOT EXISTS a (b INT)", [("shapes", "", None)]),
+        ("postgresql", "ALTER TABLE a RENAME b TO c", [("renames", "a", "b")]),
+        ("postgresql", 'ALTER TABLE IF EXISTS ONLY a RENAME "B" TO c', [("renames", "a", "B")]),
+        ("sqlite", "ALTER TABLE a RENAME b TO c", [("renames", "a", "b")]),
+        ("postgresql", "ALTER TABLE a RENAME TO c", [("renames", "a", None)]),
+        ("sqlite", "ALTER TABLE a RENAME TO c", [("renames", "a", None)]),
+        ("mysql", "ALTER TABLE a RENAME TO c", [("renames", "a", None)]),
+        ("mysql", "ALTER TABLE a RENAME c", [("renames", "a", None)]),
+        ("mysql", "ALTER TABLE a ADD COLUMN IF NOT EXISTS b INT", [("shapes", "", None)]),
+        ("mysql", "ALTER TABLE a RENAME TO c, ADD b INT, RENAME COLUMN d TO e, DROP COLUMN b",
+         [("drops", "a", "b"), ("renames", "a", "d"), ("adds", "a", "b"), ("renames", "a", None)]),
+        ("mssql", "UPDATE a SET b = 1 FROM a JOIN c ON c.d = a.d", [("changes", "a", None)]),
     ],
 )  # fmt: skip
 def test_dialects_are_read_as_their_engines_do(
@@ -174,6 +185,18 @@ def test_dialects_are_read_as_their_engines_do(
         ("mysql", "CREATE OR REPLACE TABLE a (b INT)"),
         ("mssql", "EXEC sp_rename 'a', 'b'"),
         ("mssql", "SELECT * INTO a FROM b"),
+        ("mssql", "UPDATE x SET b = 1 FROM a x"),
+        ("mssql", "WITH x AS (SELECT * FROM a) DELETE FROM x"),
+        ("mssql", "ALTER TABLE a RENAME b TO c"),
+        ("mssql", "CREATE TABLE #a (b INT)"),
+        ("mssql", "DROP TABLE elsewhere.dbo.a"),
+        ("mysql", "ALTER TABLE a RENAME b TO c"),
+        ("mysql", "ALTER TABLE a RENAME elsewhere.a"),
+        ("mysql", "ALTER TABLE a RENAME COLUMN b TO c, RENAME COLUMN c TO b"),
+        ("mysql", "/*!40000 DROP TABLE a */"),
+        ("mariadb", "SELECT 1; /*M! DROP TABLE a */"),
+        ("postgresql", "CREATE TEMPORARY TABLE a (b INT)"),
+        ("postgresql", "SET SCHEMA 'elsewhere'"),
         ("sqlite", "what is this"),
         ("sqlite", "'"),
     ],
@@ -199,10 +222,32 @@ def test_names_are_followed_through_what_the_steps_do_themselves() -> None:
         ]
     )
     assert found == (
-        Effect(Deed.DROPS, "shops", "name"),
-        Effect(Deed.DROPS, "shops"),
+        Effect(Deed.DROPS, "shops", "name", followed=True),
+        Effect(Deed.DROPS, "shops", followed=True),
         Effect(Deed.UNKNOWN, what="who knows"),
     )
+
+
+def test_a_column_that_is_added_in_one_schema_is_not_one_of_that_name_in_another() -> None:
+    taken = Effect(Deed.DROPS, "shops", "note", "there")
+    assert settle([Effect(Deed.ADDS, "shops", "note", "here"), taken]) == (taken,)
+
+
+def test_what_a_revision_that_broke_half_way_drops_may_be_gone_but_not_what_it_renames() -> None:
+    found = settle(
+        [
+            Effect(Deed.DROPS, "tills", revision="r3"),
+            Effect(Deed.RENAMES, "shops", new="houses", revision="r3"),
+            Effect(Deed.DROPS, "houses", revision="r3"),
+            Effect(Deed.DROPS, "ledger", revision="r2"),
+        ],
+        begun="r3",
+    )
+    assert [(e.table, e.may_be_gone) for e in found] == [
+        ("tills", True),
+        ("shops", False),
+        ("ledger", False),
+    ]
 
 
 # States

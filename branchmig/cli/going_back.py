@@ -94,8 +94,8 @@ def _planned(
     with session.reading() as manager, stdout_kept():
         if branch is not None and to is not None:
             return to, going_back.of_branch(manager, branch, to)
-        found, command = manager.store.past.run(run or "")
-        return f"before run {found}", going_back.of_run(manager, found, command)
+        found = manager.store.past.run(run or "")
+        return f"before run {found.id}", going_back.of_run(manager, found)
 
 
 def _show(retreat: Retreat) -> None:

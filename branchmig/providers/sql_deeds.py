@@ -149,15 +149,14 @@ class _Reader:
             yield self._on(Deed.DROPS, table, what="rows of it are deleted")
 
     def _alter(self, statement: exp.Alter) -> Iterator[Effect]:
-        from sqlglot import exp
-
-        table, actions = statement.this, statement.args.get("actions") or []
+        actions = statement.args.get("actions") or []
         kind = str(statement.args.get("kind") or "").upper()
         if kind != "TABLE" or not actions:
             yield Effect(Deed.SHAPES) if kind in _HOLDS_NO_ROWS else _unknown(self._text)
             return
         found = [effect for action in actions for effect in self._actions(statement, action)]
-        if sum(effect.deed is Deed.RENAMES for effect in found) > 1:
+        renames = [_turn(effect) for effect in found if effect.deed is Deed.RENAMES]
+        if len(renames) > len(set(renames)):
             yield _unknown(self._text)  # names may be exchanged
             return
         # All of one statement go by the names that there were before it.

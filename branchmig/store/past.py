@@ -5,33 +5,36 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from ..errors import NotFound, UsageError
-from ..reversal import Change
+from ..reversal import Change, FormerRun
+from . import rows
 from .rows import Transaction
-from .tables import outcomes, runs
+from .tables import outcomes, runs, states
 
 
 class Past:
-    """Every statement on runs that are over."""
+    """Every statement on runs that are to be undone."""
 
     def __init__(self, transaction: Transaction) -> None:
         self._transaction = transaction
 
-    def run(self, name: str) -> tuple[str, str]:
-        """The id and the command of the run of this id, or whose id begins so.
+    def run(self, name: str) -> FormerRun:
+        """The run of this id, or whose id begins so.
 
         Raises NotFound, and UsageError where several do.
         """
         wanted = runs.c.id.startswith(name.lower(), autoescape=True)
-        statement = sa.select(runs.c.id, runs.c.command).where(wanted).limit(2)
+        holds = sa.exists().where(states.c.lock_owner == runs.c.id, sa.not_(rows.free()))
+        statement = sa.select(runs, sa.case((holds, 1), else_=0).label("holds")).where(wanted)
         with self._transaction() as connection:
-            found = connection.execute(statement).all() if name else []
+            found = connection.execute(statement.limit(2)).all() if name else []
         if not found:
             raise NotFound(
                 f"there is no run {name!r}", "`runId` in what `apply-all --json` printed names it"
             )
         if len(found) > 1:
             raise UsageError(f"{name!r} is not one run", "write more of its id")
-        return found[0].id, found[0].command
+        (row,) = found
+        return FormerRun(row.id, row.command, row.finished_at is None and bool(row.holds))
 
     def changes(self, run: str) -> tuple[Change, ...]:
         """The branches that a run brought from some heads to others, the last of them first."""

@@ -205,9 +205,15 @@ def test_data_that_comes_between_the_plan_and_its_first_step_is_not_lost(lab: La
          'existing_type=sa.String(40))', "shops.name (1 row), its type changes to"),
         ('op.rename_table("shops", "houses")',
          'op.rename_table("houses", "shops")\nop.drop_table("shops")', "houses (1 row) [r4]"),
+        ("pass", 'op.execute("ALTER TABLE shops RENAME COLUMN name TO title")\n'
+         'op.drop_table("shops")', "shops (1 row) [r4]"),
+        ("pass", 'op.drop_table("elsewhere")', "elsewhere (nothing of that name is there"),
+        ("pass", 'op.execute("UPDATE shops_of_all SET name = 1")',
+         "shops_of_all (nothing of that name is there"),
+        ("pass", 'op.drop_column("shops", "nothing")', "shops.nothing (nothing of that name"),
     ],
     ids=["delete", "update", "construct", "drop column", "drop table", "call", "bind", "type",
-         "renamed"],
+         "renamed", "column renamed", "no table", "no table by SQL", "no column"],
 )  # fmt: skip
 def test_what_takes_data_away_another_way_is_found_out_too(
     lab: Lab, upgrade: str, downgrade: str, loss: str
@@ -232,15 +238,61 @@ def test_what_takes_data_away_another_way_is_found_out_too(
         '    op.drop_index("ix_shops_name", table_name="shops")',
         'op.alter_column("shops", "name", type_=sa.String(60), existing_type=sa.String(40))',
         """op.execute("INSERT INTO shops (id) VALUES (2)")""",
+        'op.drop_table("nowhere", if_exists=True)\nop.execute("DROP TABLE IF EXISTS nowhere")',
     ],
     ids=["empty table", "empty by SQL", "made and dropped", "dialect", "asks", "autocommit",
-         "widens", "insert"],
+         "widens", "insert", "if it exists"],
 )  # fmt: skip
 def test_what_takes_nothing_away_is_no_loss(lab: Lab, downgrade: str) -> None:
     lab.query("INSERT INTO shops (id, name) VALUES (1, 'a')")
     extend(lab, "pass", downgrade)
     found = down(lab, "r3")
     assert (named(found), refused(found)) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("downgrade", "loss"),
+    [
+        ('op.execute("ALTER TABLE shops RENAME name TO title")\n'
+         'op.execute("ALTER TABLE shops DROP COLUMN title")', "shops.name (1 row) [r4]"),
+        ('op.execute("ALTER TABLE shops RENAME name TO title; DROP TABLE shops")',
+         "shops (1 row) [r4]"),
+        ('op.execute("DROP TABLE IF EXISTS archive")', "archive (1 row) [r4]"),
+        ('op.execute("ALTER TABLE archive DROP COLUMN IF EXISTS what")',
+         "archive.what (1 row) [r4]"),
+    ],
+    ids=["column", "table", "later schema", "its column"],
+)  # fmt: skip
+def test_postgresql_is_read_with_its_short_words_and_its_search_path(
+    tmp_path: Path, postgresql: Any, downgrade: str, loss: str
+) -> None:
+    lab = three_revisions(Lab(tmp_path, postgresql, f"d_{uuid.uuid4().hex}"))
+    lab.query("INSERT INTO shops (id, name) VALUES (1, 'a')")
+    lab.query("CREATE SCHEMA old")
+    lab.query("CREATE TABLE old.archive AS SELECT 'x' AS what")
+    lab.query(f'ALTER DATABASE "{lab.database}" SET search_path = public, old')
+    extend(lab, "pass", downgrade)
+    assert named(down(lab, "r3")) == [loss]
+
+
+@pytest.mark.parametrize(
+    "downgrade",
+    [
+        "/*!40000 DROP TABLE shops */",
+        "/*M! DROP TABLE shops */",
+        "ALTER TABLE shops RENAME TO houses, DROP COLUMN name",
+        "ALTER TABLE shops ADD COLUMN name INT, DROP COLUMN name",
+        "ALTER TABLE shops ADD COLUMN IF NOT EXISTS name INT; ALTER TABLE shops DROP COLUMN name",
+    ],
+)
+def test_mariadb_is_read_with_its_comments_and_its_manifold_statements(
+    tmp_path: Path, mariadb: Any, downgrade: str
+) -> None:
+    lab = three_revisions(Lab(tmp_path, mariadb, f"d_{uuid.uuid4().hex}"))
+    lab.query("INSERT INTO shops (id, name) VALUES (1, 'a')")
+    extend(lab, "pass", f"op.execute({downgrade!r})")
+    (found,) = named(down(lab, "r3"))
+    assert "DROP TABLE shops" in found or found == "shops.name (1 row) [r4]"
 
 
 # What cannot be undone
@@ -286,8 +338,8 @@ def test_a_downgrade_that_does_nothing_is_right_for_an_upgrade_of_rows_alone(lab
 
 def test_a_downgrade_that_breaks_half_way_is_journaled_and_gone_on_with(journaled: Lab) -> None:
     lab = journaled
-    broken = 'op.drop_index("ix_shops_name", table_name="shops")\nop.drop_table("nowhere")\n'
-    lab.revision("r3", TILLS, f'{broken}op.drop_table("tills")')
+    broken = 'op.drop_table("tills")\nop.execute("CREATE INDEX i ON nowhere (id)")\n'
+    lab.revision("r3", TILLS, f'{broken}op.drop_index("ix_shops_name", table_name="shops")')
     found = down(lab, "r1")
     assert not found.losses
     failed = take(lab, found.sparing())
@@ -296,7 +348,7 @@ def test_a_downgrade_that_breaks_half_way_is_journaled_and_gone_on_with(journale
     assert lab.migrator().look(lab.branch).unfinished
     lab.query("CREATE TABLE nowhere (id INT)")
     again = down(lab, "r1")
-    assert refused(again) == []
+    assert (named(again), refused(again)) == ([], [])
     done = take(lab, again.sparing())
     assert (done.failure, done.applied, done.heads) == (None, ("r3", "r2"), ("r1",))
     assert not lab.has_journal()
@@ -305,7 +357,7 @@ def test_a_downgrade_that_breaks_half_way_is_journaled_and_gone_on_with(journale
 def test_what_broke_half_way_must_be_finished_in_its_own_direction(journaled: Lab) -> None:
     lab = journaled
     lab.revision("r3", TILLS, 'op.drop_table("tills")\nop.drop_table("nowhere")')
-    assert take(lab, down(lab, "r2").sparing()).failure
+    assert take(lab, down(lab, "r2").forfeiting()).failure
     up = lab.attempt()
     assert up.failure is not None
     assert "the downgrade of r3 broke half way" in up.failure.message

@@ -204,6 +204,42 @@ def test_data_is_only_lost_when_a_person_says_so(books: Books) -> None:
     assert set(pinned(office).values()) == {("r1", True)}
 
 
+def test_a_run_that_only_recorded_what_was_there_is_not_undone(books: Books) -> None:
+    office = books.office
+    office.add("BR001")
+    books.three()
+    office.run("apply-all")
+    office.query("BR001", "DROP TABLE alembic_version")
+    office.run("baseline", "BR001", "--revision", "r3")
+    ((run,),) = office.headoffice("SELECT id FROM branchmig_runs WHERE command = 'baseline'")
+    before = office.files()
+    refused = office.run("rollback", "--run", run, "--yes", "--allow-data-loss", code=2)
+    assert "was `baseline`, which applied no revision" in refused.stderr
+    assert "branchmig rollback BRANCH --to REV" in refused.stderr
+    assert office.files() == before
+
+
+def test_a_run_is_undone_when_it_has_ended_or_was_killed_and_not_before(books: Books) -> None:
+    office = books.office
+    office.add("BR001", "BR002")
+    books.three()
+    office.run("apply-all", "--to", "r1")
+    run = books.run_of("apply-all")
+    office.headoffice("UPDATE branchmig_runs SET finished_at = NULL WHERE id = ?", (run,))
+    lease = (
+        "UPDATE branchmig_migration_states SET lock_owner = ?, lock_expires_at = ? "
+        "WHERE branch_id = (SELECT id FROM branchmig_branches WHERE code = 'BR002')"
+    )
+    office.headoffice(lease, (run, "9999-01-01 00:00:00.000000"))
+    before = office.files()
+    early = office.run("rollback", "--run", run, "--yes", code=75)
+    assert "is still at work" in early.stderr
+    assert office.files() == before
+    office.headoffice(lease, (run, "2000-01-01 00:00:00.000000"))
+    office.run("rollback", "--run", run, "--yes")
+    assert pinned(office) == {"BR001": ("r1", True), "BR002": ("r1", True)}
+
+
 def test_nothing_is_undone_where_nobody_can_be_asked(books: Books) -> None:
     office = books.office
     office.add("BR001")
@@ -362,7 +398,7 @@ def test_one_that_fails_stops_no_other_and_stays_pinned(books: Books) -> None:
     office.add("BR001", "BR002")
     office.run("apply-all", "--to", "r1")
     run = books.run_of("apply-all")
-    office.query("BR002", "DROP TABLE tills")
+    office.query("BR002", "DROP INDEX ix_shops_name")
     report = office.json("rollback", "--run", run, "--yes", code=1)
     verdicts = {branch["branchCode"]: branch["verdict"] for branch in report["branches"]}
     assert verdicts == {"BR001": "migrated", "BR002": "failed"}
