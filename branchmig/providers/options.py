@@ -1,8 +1,8 @@
 """Which options a URL may give to a driver: what stands behind its question mark.
 
-Whoever may write a branch's URL need not be one who may read this host's files. Drivers know options
-that let a server ask for a file, that read passwords meant for another server, that write a trace or
-load a library; so an option that is not named here does not get to a driver.
+Whoever may write a branch's URL need not be one who may read this host's files. Drivers know
+options that let a server ask for a file, that send one server another's password, that write a
+trace or load a library; so an option that is not named here does not get to a driver.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ SQLSERVER = Options(
         *("TDS_Version", "ClientCharset", "APP", "WSID", "ConnectRetryCount", "PacketSize"),
         *("ApplicationIntent", "MultiSubnetFailover", "MARS_Connection", "Language"),
     ),
-    # A path would load whatever library is there.
+    # By a path whatever library is there would be loaded.
     values={"driver": r"[^/\\{};]*"},
     spelt=str.lower,
 )
