@@ -18,7 +18,7 @@ _WHOLE_URL = re.compile(r"[\w+.-]+://[^:/]*:(?P<secret>.+)@")
 """Of a text that is a URL and nothing else the password is known, whatever characters it has."""
 
 _DSN_PASSWORD = re.compile(
-    r"(?P<head>(?<![A-Za-z0-9])(?:(?:pg)?password|passwd|pwd|secret|api_?key)\s*[=:]\s*)"
+    r"(?P<head>(?<![A-Za-z0-9])(?:(?:pg|ssl)?password|passwd|pwd|secret|api_?key)\s*[=:]\s*)"
     r"(?P<secret>\{(?:[^}]|\}\})*\}|'[^']*'|\"[^\"]*\"|[^\s;&,'\")]+)",
     re.IGNORECASE,
 )

@@ -61,6 +61,8 @@ def test_what_holds_no_password_is_left_as_it_is(text: str) -> None:
         "postgresql://u:p@h/d",
         "postgresql://:p@h/d",
         "postgresql://h/d?user=u&password=p",
+        "postgresql://u@h/d?sslkey=/k&sslpassword=p",
+        "mysql://u@h/d?ssl_key=/k&ssl_key_password=p",
         "mssql+pyodbc://?odbc_connect=Driver=x;PWD=p",
     ],
 )

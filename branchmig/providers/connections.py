@@ -21,7 +21,7 @@ from ..masking import mask, remember
 
 
 def parsed(url: str, driver: str) -> URL:
-    """A URL in its parts, with `driver` where it names none; its password is masked from now on.
+    """A URL in its parts, with `driver` where it names none; its passwords are masked from now on.
 
     Raises UsageError: malformed, or with a driver that SQLAlchemy does not know.
     """
@@ -30,6 +30,10 @@ def parsed(url: str, driver: str) -> URL:
     except (sa.exc.ArgumentError, ValueError) as error:
         raise UsageError(f"malformed URL: {mask(str(error))}") from None
     remember(found.password)
+    for key, value in found.query.items():
+        if "passw" in key.lower():
+            for secret in [value] if isinstance(value, str) else value:
+                remember(secret)
     if "+" not in found.drivername:
         found = found.set(drivername=f"{found.drivername}+{driver}")
     try:

@@ -149,6 +149,14 @@ def test_a_revision_cannot_send_a_file_of_this_host(mariadb: Mariadb, tmp_path: 
     assert "bulk_insert" in str(said.hint)
 
 
+@pytest.mark.parametrize("key", ["password", "sslpassword"])
+def test_a_password_among_the_options_is_masked_wherever_it_turns_up(key: str) -> None:
+    url = f"postgresql://u@127.0.0.1:1/d?target_session_attrs=correct-horse&{key}=correct-horse"
+    with pytest.raises(BranchmigError, match="invalid target_session_attrs") as failed:
+        strategy_of(url).inspect(url, VERSION)
+    assert "correct-horse" not in failed.value.message
+
+
 # A server that lies ------------------------------------------------------------------------------
 
 _HANDSHAKE = (
