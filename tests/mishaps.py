@@ -88,7 +88,6 @@ class Mishap:
     rows: list[dict[str, str]] = field(default_factory=list)
     plain: set[str] = field(default_factory=set)
     """URLs that are stored with their passwords, since somebody put them there so."""
-    story: list[str] = field(default_factory=list)
     headoffice: Path | None = None
 
     def __post_init__(self) -> None:
@@ -144,12 +143,12 @@ class Mishap:
 
     def postgresql(self) -> None:
         password, port = self.held(self.secret()), self.town.postgresql.port
-        there = f"127.0.0.1:{port}/{DATABASE}"
+        there = f"127.0.0.1:{port}/{DATABASE}{len(self.rows)}"
         url = self.random.choice((
             f"postgresql://{USER}:{password}@{there}",
             f"postgresql://{USER}:{password}@{there}x",
-            f"postgresql://postgres:{password}@127.0.0.1:{port}/nowhere_{self.random.random()}",
-            f"postgresql://{USER}:{password}@127.0.0.1:{free_port()}/{DATABASE}",
+            f"postgresql://postgres:{password}@127.0.0.1:{port}/nowhere{len(self.rows)}",
+            f"postgresql://{USER}:{password}@127.0.0.1:{free_port()}/x",
             f"postgresql://{USER}:{password}@{there}?sslmode=require",
             f"postgresql://{USER}:{password}@{there}?sslmode=verify-full&sslrootcert=/nowhere",
             f"postgresql://{there}?user={USER}&password={password}",
@@ -160,11 +159,11 @@ class Mishap:
 
     def mariadb(self) -> None:
         password, port = self.held(self.secret()), self.town.mariadb.port
-        there = f"127.0.0.1:{port}/{DATABASE}"
+        there = f"127.0.0.1:{port}/{DATABASE}{len(self.rows)}"
         url = self.random.choice((
             f"mysql://{USER}:{password}@{there}",
             f"mysql://{USER}:{password}@{there}x",
-            f"mysql://{USER}:{password}@127.0.0.1:{free_port()}/{DATABASE}",
+            f"mysql://{USER}:{password}@127.0.0.1:{free_port()}/x",
             f"mysql://{USER}:{password}@{there}?ssl_ca=/nowhere",
             f"mysql://{USER}:{password}@{there}?ssl_verify_cert=true",
             f"mysql://{there}?user={USER}&password={password}",
@@ -180,7 +179,7 @@ class Mishap:
     def sqlite(self) -> None:
         self.secret()
         (self.folder / "a-file").write_text("this is no folder, and no database")
-        self.branch(self.random.choice(("sqlite:///a-file", "sqlite:///a-file/b.db")), "sqlite")
+        self.branch(self.random.choice(("sqlite:///a-file", f"sqlite:///a-file/{len(self.rows)}.db")), "sqlite")
 
     # Work that fails ------------------------------------------------------------------------------
 
@@ -188,8 +187,8 @@ class Mishap:
         """A branch that can be reached. Gives its password."""
         engine = self.random.choice(("postgresql", "mysql", "sqlite"))
         secret = self.secret()
-        if engine == "sqlite":
-            self.branch("sqlite:///branches/good.db", "sqlite")
+        if engine == "sqlite" or any(row["provider"] == engine for row in self.rows):
+            self.branch(f"sqlite:///branches/good{len(self.rows)}.db", "sqlite")
             return secret
         self.town.login(engine, secret)
         server = self.town.mariadb if engine == "mysql" else self.town.postgresql
@@ -418,7 +417,7 @@ class Mishap:
 MISHAPS: tuple[tuple[Callable[[Mishap], None], int], ...] = (
     (Mishap.postgresql, 5),
     (Mishap.mariadb, 5),
-    (Mishap.sqlserver, 2),
+    (Mishap.sqlserver, 1),
     (Mishap.sqlite, 1),
     (Mishap.revision, 6),
     (Mishap.script, 4),

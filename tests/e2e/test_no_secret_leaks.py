@@ -21,9 +21,9 @@ from servers import Mariadb, Postgresql
 FAILURES = int(os.environ.get("TEST_FAILURES", "60"))
 
 COMMANDS = (
-    *(("apply", "BR0"),) * 3,
-    *(("apply-all",),) * 4,
-    *(("plan", "--all"), ("plan", "BR0", "--sql"), ("validate",), ("validate", "BR0")) * 2,
+    *(("apply", "BR0"),) * 9,
+    *(("apply-all",), ("status", "BR0"), ("doctor",)) * 4,
+    *(("plan", "--all"), ("plan", "BR0", "--sql"), ("validate",), ("validate", "BR0")) * 3,
     ("apply", "BR0", "--create"), ("apply", "BR0", "--to", "nonsense"), ("apply-all", "--init"),
     ("apply-all", "--executor", "dask:nonsense"), ("apply-all", "--shard", "x"),
     ("baseline", "BR0", "--revision", "r1"), ("retry", "BR0"), ("retry", "--all"),
