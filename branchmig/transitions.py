@@ -146,7 +146,8 @@ def withdraw(state: BranchState, target: str, now: datetime) -> BranchState:
         status=MigrationStatus.IN_PROGRESS,
         target=target,
         last_attempt_at=now,
-        error=f"a rollback to {target} was begun and has not ended",
+        error=f"a rollback to {target} was begun and has not ended; the same `branchmig rollback` "
+        "goes on with it",
         pinned=True,
     )
 

@@ -718,7 +718,7 @@ def test_a_version_row_that_somebody_moved_stops_before_the_first_statement(scen
 
         asked = 0
 
-        def check_step(self) -> None:
+        def check_step(self, seconds: float = 0) -> None:
             self.asked += 1
             if self.asked == 2:
                 scene.script("UPDATE alembic_version SET version_num = 'r2'")
@@ -737,7 +737,7 @@ def test_a_version_row_that_is_lost_stops_too(scene: Scene) -> None:
     class Wiper(Fence):
         asked = 0
 
-        def check_step(self) -> None:
+        def check_step(self, seconds: float = 0) -> None:
             self.asked += 1
             if self.asked == 2:
                 scene.script("DELETE FROM alembic_version")

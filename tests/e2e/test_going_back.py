@@ -306,7 +306,7 @@ def test_a_rollback_that_was_killed_is_shown_left_alone_by_ticks_and_gone_on_wit
     office = books.office
     status = office.status("BR001")
     assert (status["status"], status["pinned"]) == ("RequiresManualIntervention", True)
-    assert status["errorDetails"] == "a rollback to r1 was begun and has not ended"
+    assert "a rollback to r1 was begun and has not ended" in status["errorDetails"]
     tick = office.json("apply-all")
     assert [branch["reason"] for branch in tick["branches"]] == ["pinned"]
     assert office.query("BR001", "SELECT version_num FROM alembic_version") == [("r2",)]
