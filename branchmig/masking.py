@@ -7,6 +7,7 @@ replaced wherever it turns up, and whatever looks like a password in a URL or a 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import partial
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
@@ -26,7 +27,25 @@ _DSN_PASSWORD = re.compile(
     re.IGNORECASE,
 )
 
+_SOME_URL = re.compile(r":/?/[^:/@]*:(?P<secret>.+)@")
+_SEPARATORS = re.compile(r"[,;\"]")
+
 _SHORTEST = 4
+
+_SECRETIVE = re.compile(r"pass|pwd|secret|token|key|credential", re.IGNORECASE)
+"""In the name of a variable: what it holds is not to be shown."""
+
+_SPEAKS_OF_SECRETS = re.compile(
+    r"identif\w*\s+(?:by|with)|pass?w|\bpwd\b|secret|token|credential|\w://"
+    r"|\bby\s*'|\b(?:create|alter|drop|set)\s+(?:or\s+replace\s+)?(?:user|role|login|server)\b",
+    re.IGNORECASE,
+)
+"""Statements about accounts, also where what they say of a password is misspelt."""
+
+_LITERAL = re.compile(
+    r"'((?:[^'\\]|''|\\.)*)(?:'|\Z)|(?:by|password)\s*[=(]?\s*\"([^\"]*)(?:\"|\Z)",
+    re.IGNORECASE | re.DOTALL,
+)
 
 _WORDY = 8
 """Letters from which on a part of an address is taken for a token, if not all of it is letters."""
@@ -73,6 +92,56 @@ def remember_words(url: str) -> None:
     for word in _words(url):
         if len(word) >= _WORDY and not word.isalpha() and "." not in word:
             remember(word)
+
+
+def remember_urls_in(text: str) -> None:
+    """Have masked from now on what may be a password in a text that holds URLs, a table say, and
+    that nobody can read: each from the colon to the line's last @, and what separators leave."""
+    for line in text.splitlines():
+        for match in _SOME_URL.finditer(line):
+            for secret in {match["secret"], unquote(match["secret"])}:
+                for part in {secret, *_SEPARATORS.split(secret)}:
+                    remember(part)
+
+
+def remember_variables(environ: Mapping[str, str]) -> None:
+    """Have masked from now on what variables hold whose names speak of a secret, and the passwords
+    of URLs in all others. For texts of programs that know this environment."""
+    for name, value in environ.items():
+        remember_url(value)
+        if len(value) >= _WORDY and _SECRETIVE.search(name) and name not in ("PWD", "OLDPWD"):
+            remember(value)
+
+
+def speaks_of_secrets(statements: str) -> bool:
+    """Whether SQL is about accounts or passwords."""
+    return _SPEAKS_OF_SECRETS.search(statements) is not None
+
+
+def mask_literals(text: str, statement: str) -> str:
+    """`text`, in which a server quotes `statement`, cut anywhere, without the statement's literals
+    where it is about accounts or passwords."""
+    if not speaks_of_secrets(statement):
+        return text
+    for found in _LITERAL.finditer(statement):
+        literal = " ".join((found[1] or found[2] or "").split())
+        for form in {literal, literal.replace("''", "'"), re.sub(r"\\(.)", r"\1", literal)}:
+            text = _without_parts(text, form)
+    return text
+
+
+def _without_parts(text: str, secret: str) -> str:
+    """Without any part of `secret` that is four characters long or longer."""
+    parts = []
+    at = 0
+    while at < len(text):
+        end = at
+        while end < len(text) and text[at : end + 1] in secret:
+            end += 1
+        long = end - at >= _SHORTEST
+        parts.append(STARS if long else text[at])
+        at = end if long else at + 1
+    return "".join(parts)
 
 
 def mask_address(url: str) -> str:

@@ -179,7 +179,10 @@ class Mishap:
     def sqlite(self) -> None:
         self.secret()
         (self.folder / "a-file").write_text("this is no folder, and no database")
-        self.branch(self.random.choice(("sqlite:///a-file", f"sqlite:///a-file/{len(self.rows)}.db")), "sqlite")
+        self.branch(
+            self.random.choice(("sqlite:///a-file", f"sqlite:///a-file/{len(self.rows)}.db")),
+            "sqlite",
+        )
 
     # Work that fails ------------------------------------------------------------------------------
 
@@ -432,6 +435,6 @@ MISHAPS: tuple[tuple[Callable[[Mishap], None], int], ...] = (
 
 def environment(mishap: Mishap) -> dict[str, str]:
     """What a command of this office is started with."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("BRANCHMIG_")}
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "PYTHONPATH") if name in os.environ}
     settings = str(mishap.folder / "branchmig.toml")
     return {**kept, "BRANCHMIG_CONFIG": settings, "BRANCHMIG_RUN_WORKERS": "1", **mishap.environ}

@@ -288,6 +288,7 @@ class MysqlStrategy:
             engine = sa.create_engine(
                 self._url(url),
                 connect_args={"connect_timeout": self._connect_timeout()},
+                hide_parameters=True,
                 **options,
             )
         except ImportError as error:
