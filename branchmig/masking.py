@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import partial
+from itertools import islice
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 STARS = "***"
@@ -27,8 +28,11 @@ _DSN_PASSWORD = re.compile(
     re.IGNORECASE,
 )
 
-_SOME_URL = re.compile(r":/?/[^:/@]*:(?P<secret>.+)@")
+_SOME_USER = re.compile(r"/[^:/@]*:")
 _SEPARATORS = re.compile(r"[,;\"]")
+_ESCAPED = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))")
+_ENDS = 20
+"""In how many places the password of a garbled URL may end."""
 
 _SHORTEST = 4
 
@@ -36,7 +40,7 @@ _SECRETIVE = re.compile(r"pass|pwd|secret|token|key|credential", re.IGNORECASE)
 """In the name of a variable: what it holds is not to be shown."""
 
 _SPEAKS_OF_SECRETS = re.compile(
-    r"identif\w*\s+(?:by|with)|pass?w|\bpwd\b|secret|token|credential|\w://"
+    r"identif\w*\s+(?:by|with)|pas+w|\bpwd\b|secret|token|credential|\w://"
     r"|\bby\s*'|\b(?:create|alter|drop|set)\s+(?:or\s+replace\s+)?(?:user|role|login|server)\b",
     re.IGNORECASE,
 )
@@ -96,11 +100,14 @@ def remember_words(url: str) -> None:
 
 def remember_urls_in(text: str) -> None:
     """Have masked from now on what may be a password in a text that holds URLs, a table say, and
-    that nobody can read: each from the colon to the line's last @, and what separators leave."""
-    for line in text.splitlines():
-        for match in _SOME_URL.finditer(line):
-            for secret in {match["secret"], unquote(match["secret"])}:
-                for part in {secret, *_SEPARATORS.split(secret)}:
+    that nobody can read: from the colon behind a user to each @ that follows on the line, with what
+    separators leave of it."""
+    plain = _ESCAPED.sub(lambda f: chr(int(f[1], 16)) if f[1] else f[2], text)  # JSON's
+    for line in {*text.splitlines(), *plain.splitlines()}:
+        for user in _SOME_USER.finditer(line):
+            for end in islice(re.finditer("@", line[user.end() :]), _ENDS):
+                secret = line[user.end() : user.end() + end.start()]
+                for part in {secret, unquote(secret), *_SEPARATORS.split(secret)}:
                     remember(part)
 
 

@@ -1,4 +1,4 @@
-"""Offices in which something is wrong, by chance, with a secret in every place that can hold one."""
+"""Offices in which something is wrong, by chance, and a secret in every place for one."""
 
 from __future__ import annotations
 
@@ -343,7 +343,7 @@ class Mishap:
             ("schedule", f"windows = [{text}]"), ("rollout", f"canary = {text}"),
         ))  # fmt: skip
         self.settings[section] = lines
-        if self.chance(0.2):
+        if self.chance(0.2) and section != "hooks":
             self.settings.pop(section)
             name, _, value = lines[0].partition(" = ")
             self.environ[f"BRANCHMIG_{section}_{name}".upper().replace(".", "_")] = value
@@ -435,6 +435,6 @@ MISHAPS: tuple[tuple[Callable[[Mishap], None], int], ...] = (
 
 def environment(mishap: Mishap) -> dict[str, str]:
     """What a command of this office is started with."""
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "PYTHONPATH") if name in os.environ}
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     settings = str(mishap.folder / "branchmig.toml")
     return {**kept, "BRANCHMIG_CONFIG": settings, "BRANCHMIG_RUN_WORKERS": "1", **mishap.environ}

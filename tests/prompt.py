@@ -31,10 +31,10 @@ class Prompt:
     """Where commands are typed, one after another."""
 
     def __init__(self) -> None:
-        paths = os.pathsep.join(path for path in sys.path if path)
+        self._paths = os.pathsep.join(path for path in sys.path if path)
         self._process = subprocess.Popen(
             [sys.executable, __file__],
-            env={**os.environ, "PYTHONPATH": paths},
+            env={**os.environ, "PYTHONPATH": self._paths},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -62,7 +62,8 @@ class Prompt:
         assert self._process.stdin
         assert self._process.stdout
         asked = {
-            "folder": str(folder), "arguments": arguments, "stdin": stdin, "environ": dict(environ),
+            "folder": str(folder), "arguments": arguments, "stdin": stdin,
+            "environ": {**environ, "PYTHONPATH": self._paths},
         }  # fmt: skip
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()

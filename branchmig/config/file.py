@@ -25,7 +25,6 @@ SYSTEM_FILE = Path("/etc/branchmig") / FILE_NAME
 _SECRETIVE = (
     ("headoffice", "url"),
     ("notify", "urls"),
-    ("migrations", "attributes"),
     ("migrations", "environ"),
     ("migrations", "x_args"),
 )

@@ -141,7 +141,7 @@ def leaks(failures: int, folder: Path, town: Town, initialised: bytes) -> list[s
             number += 1
             with command_lines() as lines:
                 failed += act.play(prompt)
-                found += act.look(lines)
+            found += act.look(lines)
             shutil.rmtree(act.mishap.folder)
     return found
 
