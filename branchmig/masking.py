@@ -40,7 +40,7 @@ _SECRETIVE = re.compile(r"pass|pwd|secret|token|key|credential", re.IGNORECASE)
 """In the name of a variable: what it holds is not to be shown."""
 
 _SPEAKS_OF_SECRETS = re.compile(
-    r"identif\w*\s+(?:by|with)|pas+w|\bpwd\b|secret|token|credential|\w://"
+    r"identif\w*\s+(?:by|with)|pas+w|\bpwd\b|secret|token|credential|api_?key|\w://"
     r"|\bby\s*'|\b(?:create|alter|drop|set)\s+(?:or\s+replace\s+)?(?:user|role|login|server)\b",
     re.IGNORECASE,
 )

@@ -201,19 +201,20 @@ class Mishap:
 
     def revision(self) -> None:
         self.working()
-        literal = repr(self.secret().replace("'", "").replace(":", "").replace("\\", ""))
+        # Of what has a meaning in literals, in SQLAlchemy's text and to the driver, nothing.
+        literal = repr(self.secret().translate(dict.fromkeys(map(ord, "'\":\\%"))))
+        plainly = "shown.replace('%', '%%')"
         padding = "x" * self.random.randrange(330, 400)
         body = self.random.choice((
             'raise RuntimeError(f"cannot work on {shown}")',
             "raise RuntimeError(repr(password))",
             "raise ValueError({'url': shown, 'password': password})",
             "raise type(shown, (Exception,), {})(password)",
-            "op.get_bind().exec_driver_sql(\"SELECT nothing FROM nowhere -- \" + shown.replace('%', '%%'))",
-            f"op.get_bind().exec_driver_sql(\"SELECT nothing FROM nowhere -- {padding} \" "
-            "+ shown.replace('%', '%%'))",
-            f"op.execute(\"ALTER USER nobody IDENTIFIED BY '\" + {literal}.replace('\"', '') + \"'\")",
-            f"op.execute(\"ALTER ROLE nobody PASSWORD '\" + {literal}.replace('\"', '') + \"' nonsense\")",
-            f"op.execute(\"CREATE USER nobody WITH PASSWORD = '\" + {literal} + \"' nonsense {padding}\")",
+            f"op.get_bind().exec_driver_sql('SELECT nothing FROM nowhere -- ' + {plainly})",
+            f"op.get_bind().exec_driver_sql('SELECT x FROM nowhere -- {padding} ' + {plainly})",
+            f'op.execute("ALTER USER nobody IDENTIFIED BY {literal}")',
+            f'op.execute("ALTER ROLE nobody PASSWORD {literal} nonsense")',
+            f'op.execute("CREATE USER nobody WITH PASSWORD = {literal} nonsense {padding}")',
         ))  # fmt: skip
         self.history(body)
 
@@ -228,7 +229,8 @@ class Mishap:
         self.history("pass")
         literal = self.secret().replace("'", "''").replace("\\", "\\\\")
         statement = self.random.choice((
-            "ALTER USER nobody IDENTIFIED BY '{}' nonsense", "ALTER ROLE nobody PASSWORD '{}' nonsense",
+            "ALTER USER nobody IDENTIFIED BY '{}' nonsense",
+            "ALTER ROLE nobody PASSWORD '{}' nonsense",
             "ALTER USER nobody IDENTIFED BY '{}'", "CREATE USER nobody PASWORD '{}' LOGIN",
             "CREATE ROLE x LOGIN PASSWORD '{}", "SET PASSWORD FOR nobody = PASSWORD('{}')",
             "INSERT INTO nowhere (password) VALUES ('{}')",
@@ -325,19 +327,20 @@ class Mishap:
     def bad_settings(self) -> None:
         secret = self.secret()
         text = json.dumps(f"postgresql://{USER}:{secret}@127.0.0.1/h", ensure_ascii=False)
+        bare, more = json.dumps(secret), json.dumps(f"x {secret}")
         section, *lines = self.random.choice((
             ("headoffice", f"url = {text} nonsense"), ("headoffice", f"url = {text[:-1]}"),
             ("headoffice", f"url = {text}", f"url = {text}"), ("headoffice", f"url {text}"),
             ("headoffice", f"url = {text}", "urll = 1"), ("headoffice", f"urll = {text}"),
             ("headoffice", f"url = [{text}]"), ("headoffice", f"url = {{a = {text}}}"),
             ("hedoffice", f"url = {text}"), ("headoffice", f"{text} = 1"),
-            ("headoffice", f"url = {json.dumps(secret)}"), ("headoffice", f"url = [{json.dumps(secret)}]"),
-            ("hooks", f"before_run = {text}"), ("hooks", f"before_run = {json.dumps('x ' + secret)}"),
-            ("hooks", f"timeout = {text}"), ("notify", f"urls = {text}"), ("notify", f"on = [{text}]"),
-            ("notify", f"urls = {json.dumps(secret)}"), ("notify", f"urls = [[{json.dumps(secret)}]]"),
-            ("notify", f"urls = [{text}]", "url = 1"), ("notify", f"digest = {text}"),
-            ("migrations", f"environ = {json.dumps(secret)}"), ("migrations", f"x_args = {text}"),
-            ("migrations.environ", f"PGPASSWORD = [{json.dumps(secret)}]"),
+            ("headoffice", f"url = {bare}"), ("headoffice", f"url = [{bare}]"),
+            ("hooks", f"before_run = {text}"), ("hooks", f"before_run = {more}"),
+            ("hooks", f"timeout = {text}"), ("notify", f"on = [{text}]"),
+            ("notify", f"urls = {text}"), ("notify", f"urls = {bare}"),
+            ("notify", f"urls = [[{bare}]]"), ("notify", f"digest = {text}"),
+            ("notify", f"urls = [{text}]", "url = 1"), ("migrations.environ", f"X = [{bare}]"),
+            ("migrations", f"environ = {bare}"), ("migrations", f"x_args = {text}"),
             ("migrations", f"script_location = {text}"), ("metrics", f"textfile = {text}"),
             ("secrets", f"directory = {text}"), ("run", f"workers = {text}"),
             ("schedule", f"windows = [{text}]"), ("rollout", f"canary = {text}"),
@@ -367,11 +370,13 @@ class Mishap:
     def garbage(self) -> str:
         """A list of branches that cannot be read, with a password in it."""
         secret = self.secret()
-        url = f"postgresql://{USER}:{self.random.choice((secret, quote(secret, safe='')))}@127.0.0.1/d"
+        spelt = self.random.choice((secret, quote(secret, safe="")))
+        url = f"postgresql://{USER}:{spelt}@127.0.0.1/d"
         return self.random.choice((
             f"code,url\n{url},BR9\n", f"{url}\n", f"code;url\nBR9;{url}\n", f"BR9,{url}\n",
-            f"code,url,provider\nBR9,sqlite:///a.db,{url}\n", f"code,url,id\nBR9,sqlite:///a.db,{url}\n",
-            f'code,url\nBR9,"{url}\nBR8,x', f"code,url\nBR9,{url},x,y,z\n", f"code,urll\nBR9,{url}\n",
+            f"code,url,provider\nBR9,sqlite:///a.db,{url}\n",
+            f"code,url,id\nBR9,sqlite:///a.db,{url}\n", f"code,urll\nBR9,{url}\n",
+            f'code,url\nBR9,"{url}\nBR8,x', f"code,url\nBR9,{url},x,y,z\n",
             f"code,url\nBR9,{url}\nBR9,{url}\n", f"code,url,tags\nBR9,{url},[{url}\n",
             f"code,url\nBR9,{url.replace('://', ':/')}\n", f"code,url\nBR9,x{url}\n",
             f"code,url,provider\nBR9,{url},mysql\n", f"code,url,name\nBR9,{url},\x07\n",

@@ -116,7 +116,7 @@ def test_a_failure_made_of_an_error_holds_no_password() -> None:
     assert (failure.type, failure.message) == ("ValueError", "login failed with ***")
 
 
-# Texts that quote what was given -------------------------------------------------------------------
+# Texts that quote what was given ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -160,10 +160,12 @@ def test_what_variables_with_secretive_names_hold_is_masked() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "postgresql://u:hun,ter2-long@h/d,x", "BR1;postgresql:/u:hun,ter2-long@h/d", "x//u:hun,ter2-long@",
+        "postgresql://u:hun,ter2-long@h/d,x",
+        "BR1;postgresql:/u:hun,ter2-long@h/d",
+        "x//u:hun,ter2-long@",
         '[{"url": "postgresql://u:hun,ter2-long@h/d", "id": "postgresql://u:hun,ter2-long@h/d"}]',
     ],
-)  # fmt: skip
+)
 def test_passwords_of_urls_in_a_garbled_table_are_masked_also_in_part(text: str) -> None:
     masking.remember_urls_in(text)
     assert mask("line 2: 'hun,ter2-long' or 'ter2-long'") == "line 2: '***' or '***'"
