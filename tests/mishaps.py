@@ -335,7 +335,7 @@ class Mishap:
             ("headoffice", f"url = [{text}]"), ("headoffice", f"url = {{a = {text}}}"),
             ("hedoffice", f"url = {text}"), ("headoffice", f"{text} = 1"),
             ("headoffice", f"url = {bare}"), ("headoffice", f"url = [{bare}]"),
-            ("hooks", f"before_run = {text}"), ("hooks", f"before_run = {more}"),
+            ("hooks", f"before_run = {{a = {text}}}"), ("hooks", f"on_halt = [[{more}]]"),
             ("hooks", f"timeout = {text}"), ("notify", f"on = [{text}]"),
             ("notify", f"urls = {text}"), ("notify", f"urls = {bare}"),
             ("notify", f"urls = [[{bare}]]"), ("notify", f"digest = {text}"),
