@@ -32,6 +32,7 @@ from .errors import (
     NotFound,
     PlanError,
     RollbackRefused,
+    SecretMissing,
     Stopped,
     ValidationFailed,
     WindowClosed,
@@ -160,14 +161,21 @@ class Work(NoHooks):
                 return
             sa.event.listen(connection, "before_cursor_execute", self._before_statement)
             sa.event.listen(connection.engine, "handle_error", self._on_error)
-            with self.fence.watched(self._on_fence):
-                if self.task.reversal:
-                    self._refuse_losses(connection, self.task.reversal)
-                    self._run(connection, self.plan)
-                    return
-                self._prepare(connection, snapshot)
-                self._run(connection, self.plan)
-                self._finish(connection)
+            try:
+                with self.fence.watched(self._on_fence):
+                    self._carry_out(connection, snapshot, self.plan)
+            finally:
+                # It hangs on the dialect, which may outlive this attempt.
+                sa.event.remove(connection.engine, "handle_error", self._on_error)
+
+    def _carry_out(self, connection: sa.Connection, snapshot: Snapshot, plan: Plan) -> None:
+        if self.task.reversal:
+            self._refuse_losses(connection, self.task.reversal)
+            self._run(connection, plan)
+            return
+        self._prepare(connection, snapshot)
+        self._run(connection, plan)
+        self._finish(connection)
 
     def _planned(self, heads: Heads) -> Plan:
         """Raises LeaseLost where the branch has left the way down that was agreed to."""
@@ -462,6 +470,8 @@ def ended(
     if isinstance(found, NeedsPerson) or (work and work.keeps_unknown):
         # Of the latter another attempt would do again what was committed: nothing says what.
         kind = FailureKind.MANUAL
+    if isinstance(found, SecretMissing):
+        kind = FailureKind.HOST
     # A lost connection counts too: some revisions bring their server down.
     revision = work.revision if work else None
     return replace(result, failure=replace(Failure.of(found, kind), revision=revision))

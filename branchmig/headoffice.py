@@ -27,9 +27,9 @@ from .errors import (
     UnsupportedProvider,
     UsageError,
 )
-from .model import Snapshot, Step
-from .providers import Limits, MigrationStrategy, provider_of, strategy_for
-from .references import resolve
+from .model import Provider, Snapshot, Step
+from .providers import Limits, MigrationStrategy, provider_of, refuse_references, strategy_for
+from .references import is_whole, resolve
 from .revisions.hooks import NoHooks
 from .store import REVISIONS, VERSION_TABLE, Store
 
@@ -135,11 +135,23 @@ def headoffice_strategy(settings: Settings) -> MigrationStrategy:
     given = settings.run
     limits = Limits(given.connect_timeout, max(given.lock_timeout, 5), 0)
     try:
-        strategy = strategy_for(provider_of(address(settings)), limits, settings.folder)
+        strategy = strategy_for(_provider(settings), limits, settings.folder)
+        refuse_references(strategy, settings.headoffice.url)
         strategy.check_url(address(settings))
         return strategy
     except (UsageError, UnsupportedProvider, DriverMissing) as error:
         raise ConfigError(f"[headoffice] url: {error.message}", error.hint) from None
+
+
+def _provider(settings: Settings) -> Provider:
+    given = settings.headoffice.url
+    try:
+        return provider_of(address(settings))
+    except UsageError as error:
+        if not is_whole(given):
+            raise
+        # Without what it holds: that may be a secret meant for another place.
+        raise UsageError(f"{given} holds no URL of a database", error.hint) from None
 
 
 def write_settings(file: Path) -> None:

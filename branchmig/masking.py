@@ -7,15 +7,11 @@ replaced wherever it turns up, and whatever looks like a password in a URL or a 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 STARS = "***"
-
-REFERENCE = re.compile(r"\$\{(?P<kind>env|file|credential):(?P<name>[^{}]*)\}")
-"""Stands for a secret, and is none itself: it may be shown and stored. See `references`."""
 
 # From the slashes on: a search for the scheme would be tried at every letter of a long word.
 _URL_PASSWORD = re.compile(r"(?P<head>(?<=[\w+.-])://[^\s/:@'\"]*:)(?P<secret>[^\s'\"]+)@")
@@ -23,7 +19,7 @@ _WHOLE_URL = re.compile(r"[\w+.-]+://[^:/]*:(?P<secret>.+)@")
 """Of a text that is a URL and nothing else the password is known, whatever characters it has."""
 
 _DSN_PASSWORD = re.compile(
-    r"(?P<head>\b(?:password|passwd|pwd|secret|api_?key)\s*[=:]\s*)"
+    r"(?P<head>(?<![A-Za-z0-9])(?:(?:pg)?password|passwd|pwd|secret|api_?key)\s*[=:]\s*)"
     r"(?P<secret>\{(?:[^}]|\}\})*\}|'[^']*'|\"[^\"]*\"|[^\s;&,'\")]+)",
     re.IGNORECASE,
 )
@@ -33,6 +29,11 @@ _SEPARATORS = re.compile(r"[,;\"]")
 _ESCAPED = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))")
 _ENDS = 20
 """In how many places the password of a garbled URL may end."""
+REFERENCE = re.compile(r"\$\{(?P<kind>env|file|credential):(?P<name>[^{}]*)\}")
+"""Stands for a secret, and is none itself: it may be shown and stored. See `references`."""
+
+_REFERENCES = re.compile(r"(?:\$\{(?:env|file|credential):[^{}]*\})+")
+_SHELVED = re.compile("\ue000([0-9]+)\ue001")
 
 _SHORTEST = 4
 
@@ -66,7 +67,7 @@ def remember(secret: str | None) -> None:
     Secrets shorter than four characters are left to the patterns: replacing them everywhere would
     garble every message without hiding anything.
     """
-    if not secret or len(secret) < _SHORTEST:
+    if not secret or len(secret) < _SHORTEST or _REFERENCES.fullmatch(secret):
         return
     # What need not be quoted differs: SQLAlchemy leaves blanks and pluses.
     quoted = [quote(secret, safe=safe) for safe in ("", "/", " +")]
@@ -77,15 +78,39 @@ def remember(secret: str | None) -> None:
 
 def remember_url(url: str) -> None:
     """Have the password within `url` masked from now on."""
-    match = _WHOLE_URL.match(url)
-    if match and not _is_reference(match["secret"]):
-        remember(match["secret"])
-        remember(unquote(match["secret"]))
-        remember(unquote_plus(match["secret"]))
-    for dsn in _DSN_PASSWORD.finditer(f"{url} {unquote_plus(url)}"):
-        if not _is_reference(dsn["secret"]):
-            remember(dsn["secret"])
-            remember(unquote_plus(dsn["secret"]))
+    for secret in _passwords(url):
+        remember(secret)
+        remember(unquote(secret))
+        remember(unquote_plus(secret))
+
+
+def _passwords(url: str) -> Iterator[str]:
+    """What stands in `url` as a password, as it is written; references to one are none."""
+    shelved, kept = _shelved(url)
+    match = _WHOLE_URL.match(shelved)
+    dsns = _DSN_PASSWORD.finditer(f"{shelved} {unquote_plus(shelved)}")
+    for found in [*([match] if match else []), *dsns]:
+        if not _SHELVED.fullmatch(found["secret"]):
+            yield _restored(found["secret"], kept)
+
+
+def _shelved(text: str) -> tuple[str, list[str]]:
+    """`text` without its references, and those: their colons are no ends of a user's name."""
+    kept: list[str] = []
+
+    def put(found: re.Match[str]) -> str:
+        kept.append(found[0])
+        return f"\ue000{len(kept) - 1}\ue001"
+
+    return (_REFERENCES.sub(put, text) if "${" in text else text), kept
+
+
+def _restored(text: str, kept: Sequence[str]) -> str:
+    if not kept:
+        return text
+    return _SHELVED.sub(
+        lambda found: kept[int(found[1])] if int(found[1]) < len(kept) else found[0], text
+    )
 
 
 def remember_words(url: str) -> None:
@@ -174,16 +199,13 @@ def _words(url: str) -> set[str]:
 
 def mask(text: str) -> str:
     """`text` with every password that is known or looks like one replaced by stars."""
-    text = _URL_PASSWORD.sub(partial(_starred, end="@"), _without_known(text))
-    return _DSN_PASSWORD.sub(_starred, text)
+    text, kept = _shelved(_without_known(text))
+    text = _URL_PASSWORD.sub(lambda found: _starred(found, "@"), text)
+    return _restored(_DSN_PASSWORD.sub(lambda found: _starred(found, ""), text), kept)
 
 
-def _starred(found: re.Match[str], end: str = "") -> str:
-    return found[0] if _is_reference(found["secret"]) else f"{found['head']}{STARS}{end}"
-
-
-def _is_reference(secret: str) -> bool:
-    return REFERENCE.fullmatch(secret) is not None
+def _starred(found: re.Match[str], end: str) -> str:
+    return found[0] if _SHELVED.fullmatch(found["secret"]) else f"{found['head']}{STARS}{end}"
 
 
 def _without_known(text: str) -> str:
@@ -212,6 +234,4 @@ def mask_url(url: str) -> str:
 
 def has_password(url: str) -> bool:
     """Whether `url` carries a password in the open."""
-    whole = [match] if (match := _WHOLE_URL.match(url)) else []
-    found = [*whole, *_DSN_PASSWORD.finditer(f"{url} {unquote_plus(url)}")]
-    return any(not _is_reference(match["secret"]) for match in found)
+    return any(True for _ in _passwords(url))

@@ -24,6 +24,7 @@ from .errors import (
     MultipleHeads,
     SecretMissing,
     UnknownRevision,
+    UsageError,
 )
 from .fence import Fence
 from .hooks import described, hook
@@ -43,12 +44,19 @@ from .model import (
     ValidationResult,
     VersionTable,
 )
-from .providers import Limits, MigrationStrategy, strategy_for
-from .references import blind, resolve
+from .providers import (
+    Limits,
+    MigrationStrategy,
+    provider_of,
+    refuse_references,
+    strategy_for,
+)
+from .references import blind, is_whole, remember_all, resolve
 from .reversal import Rollback
 from .revisions.environment import offline_sql
 from .revisions.history import History
 from .revisions.source import Source
+from .scripts import MOMENTS, scripts
 
 _PAUSE, _LONGEST_PAUSE = 0.5, 5.0
 """Seconds between two tries: the first, and what it doubles up to."""
@@ -59,6 +67,7 @@ class Migrator:
 
     def __init__(self, settings: Settings, warn: Callable[[str], object] | None = None) -> None:
         """`warn` is told once of what is doubtful about the history."""
+        remember_all(settings)  # a worker was handed them
         self.settings = settings
         self._warn = warn
         self._strategies: dict[Provider, MigrationStrategy] = {}
@@ -105,9 +114,18 @@ class Migrator:
 
     def reachable(self, branch: Branch) -> Branch:
         """A branch with the secrets in its URL: for whoever opens its database, and for nobody
-        else. Raises SecretMissing."""
+        else. Raises SecretMissing, UsageError."""
+        if "${" not in branch.url:
+            return branch
+        refuse_references(self.strategy(branch.provider), branch.url)
         url = resolve(branch.url, self.settings)
-        return branch if url == branch.url else replace(branch, url=url)
+        if is_whole(branch.url) and _engine(url) is not branch.provider:
+            # Without what it holds: that may be a secret meant for another place.
+            raise SecretMissing(
+                f"{branch.url} holds no URL of a database on {branch.provider}",
+                "mend the secret, or name another one",
+            )
+        return replace(branch, url=url)
 
     # Looking ----------------------------------------------------------------------------------
 
@@ -134,7 +152,7 @@ class Migrator:
     def _addresses(self, branches: Iterable[Branch]) -> Iterator[tuple[str, str]]:
         """URLs and ids, as far as the secrets are there: an attempt tells of the others."""
         for branch in branches:
-            with suppress(SecretMissing):
+            with suppress(BranchmigError):
                 yield self.reachable(branch).url, branch.id
 
     def failure(self, branch: Branch, error: BaseException) -> Failure:
@@ -148,6 +166,11 @@ class Migrator:
         history = self.history(branch.provider)
         history.check_target(target)
         return history.plan(branch, self.look(branch).heads, target)
+
+    def check_scripts(self, provider: Provider) -> None:
+        """Raise ConfigError where the operator's SQL cannot be read, before a branch is blamed."""
+        for moment in MOMENTS:
+            scripts(self.settings, moment, provider)
 
     def descend(self, record: Record, aim: Aim) -> Rollback:
         """The way down of a branch and what it would lose, changing nothing.
@@ -225,13 +248,22 @@ class Migrator:
                 before.call({**document, "pendingMigrations": pending}, fence)
         except BranchmigError as error:
             return ended(task, None, None, error, fence)
-        attempt = self._tries(task, fence)
+        attempt = Attempt(reason="the attempt ended without a result")
+        try:
+            attempt = self._tries(task, fence)
+        finally:
+            # Whatever came of it: what was closed before has to be opened again.
+            warning = self._after({**document, **_told(attempt)})
+        return replace(attempt, warnings=(*attempt.warnings, *warning))
+
+    def _after(self, document: dict[str, object]) -> tuple[str, ...]:
+        """A fence of its own: neither a lost lease nor a stop takes its time away."""
         try:
             if after := hook(self.settings, "after_branch"):
-                after.call({**document, **_told(attempt)}, fence)
+                after.call(document, Fence())
         except BranchmigError as error:
-            return replace(attempt, warnings=(*attempt.warnings, error.message))
-        return attempt
+            return (error.message,)
+        return ()
 
     def _pending(self, task: Task) -> tuple[str, ...]:
         """The revisions before a branch; none where a look cannot tell."""
@@ -326,6 +358,12 @@ class Migrator:
             raise explained(error, strategy, branch) from error
 
 
+def _engine(url: str) -> Provider | None:
+    with suppress(UsageError):
+        return provider_of(url)
+    return None
+
+
 def _passes(attempt: Attempt) -> bool:
     """Whether an attempt failed for something that passes by itself."""
     return attempt.failure is not None and attempt.failure.kind is FailureKind.TRANSIENT
@@ -334,7 +372,7 @@ def _passes(attempt: Attempt) -> bool:
 def _told(attempt: Attempt) -> dict[str, object]:
     """An attempt as the hook after it is told of it."""
     return {
-        "succeeded": attempt.failure is None and attempt.skip is None,
+        "succeeded": attempt.heads is not None and not (attempt.failure or attempt.skip),
         "appliedMigrations": attempt.applied,
         "errorMessage": attempt.failure.message if attempt.failure else attempt.reason,
     }

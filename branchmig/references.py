@@ -16,13 +16,15 @@ from pathlib import Path
 from urllib.parse import quote
 
 from .config import Settings
-from .errors import SecretMissing
-from .masking import REFERENCE, remember, remember_url
+from .errors import SecretMissing, UsageError
+from .masking import REFERENCE, remember, remember_url, remember_words
 
 PREFIX = "BRANCHMIG_SECRET_"
 
 _CREDENTIAL = re.compile(r"[A-Za-z0-9._-]{1,255}")
 """A credential's name is a file's (systemd.exec(5)); nothing in it may lead out of its folder."""
+
+_SECRET_NAME = re.compile(r"passw|pwd|token|api_?key|secret", re.IGNORECASE)
 
 _LONGEST = 64 * 1024
 """Bytes of a secret; systemd lets no credential be longer than a megabyte, and a URL is short."""
@@ -40,6 +42,39 @@ def resolve(text: str, settings: Settings, environ: Mapping[str, str] = os.envir
     if whole:
         return _secret(whole, settings, environ)
     return REFERENCE.sub(lambda found: quote(_secret(found, settings, environ), safe=""), text)
+
+
+def check(text: str) -> None:
+    """Raise UsageError where a reference in `text` could be resolved by no host."""
+    for found in REFERENCE.finditer(text):
+        kind, name = found["kind"], found["name"]
+        if kind == "env" and not name.startswith(PREFIX):
+            raise UsageError(
+                f"{found[0]} names a variable that is no secret for URLs",
+                f"its name has to begin with {PREFIX}",
+            )
+        if kind == "file" and (not name or name.startswith("/") or ".." in name.split("/")):
+            raise UsageError(
+                f"{found[0]} does not stay in its folder", "name a file below [secrets] directory"
+            )
+        if kind == "credential" and not _CREDENTIAL.fullmatch(name):
+            raise UsageError(f"{found[0]} is no name of a credential", "see LoadCredential=")
+
+
+def remember_all(settings: Settings, environ: Mapping[str, str] = os.environ) -> None:
+    """Have every secret masked in this process that its settings and its environment hold: hooks
+    inherit them and revisions see them, and both may print them."""
+    for name, value in environ.items():
+        if name.startswith(PREFIX):
+            remember(value)
+            remember_url(value)
+    remember_url(settings.headoffice.url)
+    for url in settings.notify.urls:
+        remember_words(url)
+    for name, value in settings.migrations.environ.items():
+        remember_url(value)
+        if _SECRET_NAME.search(name):
+            remember(value)
 
 
 def blind(text: str) -> str:
@@ -123,6 +158,8 @@ def _credential(name: str, environ: Mapping[str, str]) -> str:
 
 def _read(what: str, path: Path) -> str:
     try:
+        if not path.is_file():  # a pipe would wait for whoever writes it
+            raise SecretMissing(f"{what} is no file", f"look at {path}")
         with path.open("rb") as file:
             content = file.read(_LONGEST + 1)
         text = content.decode()

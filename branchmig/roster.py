@@ -18,8 +18,8 @@ from typing import Any
 from .errors import BranchmigError, UsageError
 from .masking import has_password
 from .model import Branch, Provider
-from .providers import MigrationStrategy, provider_of
-from .references import blind, is_whole
+from .providers import MigrationStrategy, provider_of, refuse_references
+from .references import blind, check, is_whole
 
 CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
@@ -158,6 +158,8 @@ class Registrar:
     def _checked(self, branch: Branch) -> str:
         """The identity of a branch whose URL may be used. Raises UsageError, ProviderError."""
         strategy = self._strategy(branch.provider)
+        check(branch.url)
+        refuse_references(strategy, branch.url)
         if not is_whole(branch.url):
             strategy.check_url(blind(branch.url))
         identity = self._identity(branch)

@@ -41,11 +41,11 @@ def downgrade():
 
 _HOOK = """#!/bin/sh
 cat >>told
-env
+printenv BACKUP_TOKEN PGPASSWORD BRANCHMIG_SECRET_HOOK MY_KEY
 cat "$CREDENTIALS_DIRECTORY"/* secrets/*
 exit {code}
 """
-"""Says all that it knows, as `set -x` would."""
+"""Says all that it knows."""
 
 EVENTS = ("before_run", "after_run", "before_branch", "after_branch", "on_failure", "on_halt")
 

@@ -274,6 +274,11 @@ def test_what_is_wrong_in_the_environment_names_the_variable(
             "see the settings",
         ),
         (
+            "[schedule]\nwindows = [{cron = '*/15 2 * * *', hours = 1}]",
+            "entry 1: cron should name the minute at which the window opens, such as 0 2 * * *",
+            "see the settings",
+        ),
+        (
             "[schedule]\nwindows = [{cron = '0 0 31 2 *', hours = 1}]",
             "windows, entry 1: cron should be a cron expression (Bad day-of-month)",
             "see the settings",

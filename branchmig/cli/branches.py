@@ -132,6 +132,7 @@ def update(
         )  # fmt: skip
         changed, identity = _registrar(manager).changed(entry, present)
         manager.store.update(changed, identity)
+    _warn_stored_passwords([changed])
     session.show(lambda: documents.branch(changed), lambda: tables.branch(changed))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import UnsupportedProvider, UsageError
+from ..masking import REFERENCE
 from ..model import Provider
 from .journal import NoJournal
 from .mysql import MysqlStrategy
@@ -63,11 +64,23 @@ def provider_of(url: str) -> Provider:
         ) from None
 
 
+def refuse_references(strategy: MigrationStrategy, url: str) -> None:
+    """Raise UsageError where a reference stands in a path: that is shown everywhere and becomes the
+    name of a file, and no secret may. A URL that is one reference is left to what it stands for."""
+    whole = REFERENCE.fullmatch(url)
+    if REFERENCE.search(url) and not whole and not strategy.capabilities.url_holds_secrets:
+        raise UsageError(
+            "a path is no secret, and this URL has nothing else",
+            "write the path itself, or all of the URL as one reference",
+        )
+
+
 __all__ = [
     "Capabilities",
     "Limits",
     "MigrationStrategy",
     "NoJournal",
     "provider_of",
+    "refuse_references",
     "strategy_for",
 ]

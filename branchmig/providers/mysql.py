@@ -78,6 +78,7 @@ class MysqlStrategy:
         session_lock=True,
         creates_databases=True,
         scratch_in_memory=False,
+        url_holds_secrets=True,
     )
     scratch_url: ClassVar[str] = "mysql+pymysql://"
 

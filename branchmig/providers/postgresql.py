@@ -127,6 +127,7 @@ class PostgresqlStrategy:
         session_lock=True,
         creates_databases=True,
         scratch_in_memory=False,
+        url_holds_secrets=True,
     )
     scratch_url: ClassVar[str] = "postgresql+psycopg://"
 

@@ -24,13 +24,14 @@ class Capabilities:
     `transactional_ddl`: a failed revision leaves nothing behind; `session_lock`: a lock can be
     held for a connection over several transactions (otherwise the write transaction is the lock);
     `creates_databases`: a missing database can be made; `scratch_in_memory`: `scratch_url` can be
-    connected to and is nobody's.
+    connected to and is nobody's; `url_holds_secrets`: a URL has more than a path.
     """
 
     transactional_ddl: bool
     session_lock: bool
     creates_databases: bool
     scratch_in_memory: bool
+    url_holds_secrets: bool
 
 
 @dataclass(frozen=True, slots=True)

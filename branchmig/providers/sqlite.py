@@ -125,6 +125,7 @@ class SqliteStrategy:
         session_lock=False,
         creates_databases=True,
         scratch_in_memory=True,
+        url_holds_secrets=False,
     )
     scratch_url: ClassVar[str] = "sqlite://"
 

@@ -68,6 +68,7 @@ class SqlserverStrategy:
         session_lock=True,
         creates_databases=True,
         scratch_in_memory=False,
+        url_holds_secrets=True,
     )
     scratch_url: ClassVar[str] = "mssql+pyodbc://"
 

@@ -1,4 +1,8 @@
-"""Whatever fails, no secret is told: not to a terminal, a log, a file, a person or `ps`."""
+"""Whatever fails by chance, no part of a secret is told: not to a terminal, a log, a file, a person.
+
+Here everything is chosen anew for each few commands: settings, branches, histories, scripts, hooks,
+how they are spelt and misspelt; and any eight letters of a secret are too many.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,9 @@ from random import Random
 import pytest
 from canaries import Hunt, canary, command_lines
 from mishaps import MISHAPS, Mishap, Town, environment
-from prompt import Done, Prompt
 from receiver import receiver
 from servers import Mariadb, Postgresql
+from zygote import Zygote
 
 FAILURES = int(os.environ.get("TEST_FAILURES", "60"))
 
@@ -68,10 +72,10 @@ class Act:
         folder.mkdir()
         (folder / "headoffice.db").write_bytes(initialised)
         self.mishap = Mishap(self.random, folder, town, headoffice=folder / "headoffice.db")
-        self.said: list[tuple[str, Done]] = []
+        self.said: list[tuple[str, int, str]] = []
         self.given: set[Path] = set()
 
-    def play(self, prompt: Prompt) -> int:
+    def play(self, zygote: Zygote) -> int:
         """Do it. Gives how many commands failed."""
         mishaps, weights = zip(*MISHAPS, strict=True)
         chosen = self.random.choices(mishaps, weights)
@@ -81,16 +85,16 @@ class Act:
             wrong(self.mishap)
         self.mishap.configure()
         self.given = files(self.mishap.folder)
-        self.run(prompt, ("branch", "import", "-"), self.roster())
+        self.run(zygote, ("branch", "import", "-"), self.roster())
         for _ in range(self.random.randint(2, 4)):
             if self.random.random() < 0.15:
                 command = self.random.choice(STDIN)
                 bad = self.mishap.garbage() if "import" in command else self.mishap.line()
                 self.mishap.plain.add(bad.strip())
-                self.run(prompt, command, bad)
+                self.run(zygote, command, bad)
             else:
-                self.run(prompt, self.random.choice(COMMANDS))
-        return sum(done.code != 0 for _, done in self.said)
+                self.run(zygote, self.random.choice(COMMANDS))
+        return sum(code != 0 for _, code, _ in self.said)
 
     def roster(self) -> str:
         text = io.StringIO()
@@ -99,20 +103,19 @@ class Act:
         writer.writerows(self.mishap.rows)
         return text.getvalue()
 
-    def run(self, prompt: Prompt, command: tuple[str, ...], stdin: str = "") -> None:
+    def run(self, zygote: Zygote, command: tuple[str, ...], stdin: str = "") -> None:
         before = [o for o in ("--debug", "--json") if self.random.random() < 0.3]
         if self.random.random() < 0.3:
             before += ["--log-format", "json"]
-        given = (*before, *command)
-        done = prompt.run(self.mishap.folder, given, stdin, environment(self.mishap))
-        self.said.append((" ".join(given), done))
+        given = [*before, *command]
+        done = zygote.run(self.mishap.folder, given, environment(self.mishap), stdin)
+        self.said.append((" ".join(given), *done))
 
     def look(self, lines: set[str]) -> list[str]:
         """What betrays a secret, and where."""
         hunt = Hunt(self.mishap.secrets)
-        for command, done in self.said:
-            hunt.look(f"{command}: stdout", done.out)
-            hunt.look(f"{command}: stderr", done.err)
+        for command, _, printed in self.said:
+            hunt.look(command, printed)
         for place, value in self.mishap.stored():
             hunt.look(place, value)
         for file in files(self.mishap.folder) - self.given:
@@ -135,12 +138,12 @@ def leaks(failures: int, folder: Path, town: Town, initialised: bytes) -> list[s
     first = int(os.environ.get("TEST_SEED", "0")) or Random().randrange(10**9)
     found: list[str] = []
     failed = number = 0
-    with Prompt() as prompt:
+    with Zygote() as zygote:
         while failed < failures:
             act = Act(first + number, folder / str(number), town, initialised)
             number += 1
             with command_lines() as lines:
-                failed += act.play(prompt)
+                failed += act.play(zygote)
             found += act.look(lines)
             shutil.rmtree(act.mishap.folder)
     return found

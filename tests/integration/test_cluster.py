@@ -116,6 +116,27 @@ def test_a_cluster_migrates_one_branch_in_each_of_its_workers(
     assert {row["status"] for row in office.json("status")} == {"Completed"}
 
 
+@pytest.fixture
+def known_to_workers(office: Office, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A database of which only workers of the cluster know where it is."""
+    path = office.folder / "known.db"
+    monkeypatch.setenv("BRANCHMIG_SECRET_PLACE", f"sqlite:///{path}")
+    return path
+
+
+def test_references_are_resolved_where_the_branch_is_connected_to(
+    office: Office, known_to_workers: Path, cluster: Cluster
+) -> None:
+    reference = "${env:BRANCHMIG_SECRET_PLACE}"
+    office.run("branch", "add", "BR009", "--url", reference, "--provider", "sqlite")
+    again = {"BRANCHMIG_RETRY_BACKOFF_SECONDS": "0"}
+    said = office.json("apply", "BR009", code=1, **again)["errorMessage"]
+    assert f"{reference} is not there" in said
+    office.json("apply-all", "--executor", cluster.executor, **again)
+    assert known_to_workers.exists()
+    assert office.status("BR009")["status"] == "Completed"
+
+
 def test_the_branch_of_a_worker_that_is_killed_is_brought_on_by_another(
     office: Office, cluster: Cluster
 ) -> None:
