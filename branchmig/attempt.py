@@ -7,7 +7,6 @@ stands. Whatever goes wrong ends as a value.
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Iterator
@@ -40,6 +39,7 @@ from .errors import (
 )
 from .fence import Fence, Fencing, stopped
 from .forfeits import losses
+from .masking import mask, mask_literals, speaks_of_secrets
 from .model import (
     Attempt,
     Branch,
@@ -253,7 +253,12 @@ class Work(NoHooks):
             found = self.strategy.explain(root(error), self.task.branch.url)
             if isinstance(found, BranchBusy):
                 raise found from error
-            message = _without_secrets(found.message, script.text)
+            message = found.message
+            if speaks_of_secrets(script.text):
+                # Servers quote the statement that failed, or a part of it, cut anywhere.
+                message = (
+                    "(what the server says is left out, since the script speaks of a password)"
+                )
             raise HookFailed(
                 f"the script {script.name} failed at its statement {number}: {message}",
                 "mend the script; the next attempt runs all of them again",
@@ -440,16 +445,6 @@ class Work(NoHooks):
             ).start()
 
 
-_PASSWORD = re.compile(r"identified\s|passw|pwd|secret|token|api_?key", re.IGNORECASE)
-
-
-def _without_secrets(message: str, script: str) -> str:
-    """Servers quote the statement that failed, or a part of it, cut anywhere."""
-    if _PASSWORD.search(script):
-        return "(what the server says is left out, since the script speaks of a password)"
-    return message
-
-
 # Errors -----------------------------------------------------------------------------------------
 
 
@@ -505,7 +500,10 @@ def explained(
         found.message = f"{at}: {found.message}" if at else found.message
         statement = getattr(error, "statement", None)
         if statement:
-            found.message += f" [SQL: {' '.join(statement.split())[:400]}]"
+            # Masked before it is cut: of a part of a secret nobody can tell that it is one.
+            shown = mask(mask_literals(" ".join(statement.split()), statement))
+            said = mask_literals(found.message, statement)
+            found.message = f"{said} [SQL: {shown[:400]}]"
         return found
     return MigrationFailed(place(error))
 

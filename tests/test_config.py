@@ -366,6 +366,22 @@ def test_a_wrong_value_is_shown_without_the_password_in_it(file: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        "[run]\nworkers = 'postgresql://u:correct horse\"@h/d'",
+        '[headoffice]\n"postgresql://u:correct horse@h/d" = 1',
+        '["postgresql://u:correct horse@h/d"]\n',
+        "[headoffice]\nurl = ['correct horse']",
+        "[notify]\nurls = [['correct horse']]",
+        "[migrations]\nenviron = 'correct horse'",
+        "[hooks]\nbefore_run = {token = 'correct horse'}",
+    ],
+)
+def test_what_may_be_a_secret_is_not_quoted_from_wrong_settings(file: Path, text: str) -> None:
+    assert "horse" not in refused(file, text).message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         "[headoffice]\nurl = 'postgresql://u:correct-horse@h/d'",
         "[migrations.environ]\nDATABASE = 'postgresql://u:correct-horse@h/d'",
         "[migrations]\nx_args = ['password=correct-horse']",

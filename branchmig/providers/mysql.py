@@ -292,6 +292,7 @@ class MysqlStrategy:
             engine = sa.create_engine(
                 MYSQL.usable(self._url(url)),
                 connect_args={"connect_timeout": self._connect_timeout()},
+                hide_parameters=True,
                 **options,
             )
         except ImportError as error:

@@ -341,6 +341,7 @@ class PostgresqlStrategy:
             return sa.create_engine(
                 POSTGRESQL.usable(self._url(url)),
                 connect_args=self._options(),
+                hide_parameters=True,
                 **options,
             )
         except ImportError as error:

@@ -229,6 +229,7 @@ class SqlserverStrategy:
             # FreeTDS cuts long texts off at the size that would be announced.
             use_setinputsizes=not driver.is_freetds,
             module=module,
+            hide_parameters=True,  # tracebacks quote them: the data of a branch, URLs in HeadOffice
             **options,
         )
         if session is not None:

@@ -352,3 +352,24 @@ def test_hooks_and_scripts_that_others_can_write_are_refused_for_root(office: Of
         assert f"{path} is code that" in done.stderr
         assert "everybody can write it" in done.stderr
         Path(office.folder / path).chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    "shows", ["echo $BACKUP_TOKEN", 'cat "$CREDENTIALS_DIRECTORY"/till', "cat secrets/till", "env"]
+)
+def test_a_command_that_fails_tells_no_secret_that_it_was_given(office: Office, shows: str) -> None:
+    secret = "correct horse'-battery"
+    office.add("BR001")
+    for folder in ("secrets", "credentials"):
+        (office.folder / folder).mkdir()
+        (office.folder / folder / "till").write_text(f"first line\n{secret}\n")
+    hooks(office, before_run=program(office, "hook", f"#!/bin/sh\n{shows}\nexit 3\n"))
+    office.settings.write_text(office.settings.read_text() + '[secrets]\ndirectory = "secrets"\n')
+    done = office.run(
+        "apply-all",
+        code=1,
+        BACKUP_TOKEN=secret,
+        CREDENTIALS_DIRECTORY=str(office.folder / "credentials"),
+    )
+    assert "failed with exit code 3" in done.stderr
+    assert "horse" not in done.stderr
