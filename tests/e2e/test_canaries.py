@@ -1,4 +1,4 @@
-"""Whatever fails by chance, no part of a secret is told: not to a terminal, a log, a file, a person.
+"""Whatever fails by chance, no part of a secret is told: to no terminal, log, file or person.
 
 Here everything is chosen anew for each few commands: settings, branches, histories, scripts, hooks,
 how they are spelt and misspelt; and any eight letters of a secret are too many.
