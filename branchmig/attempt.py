@@ -7,7 +7,6 @@ stands. Whatever goes wrong ends as a value.
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Iterator
@@ -33,12 +32,14 @@ from .errors import (
     NotFound,
     PlanError,
     RollbackRefused,
+    SecretMissing,
     Stopped,
     ValidationFailed,
     WindowClosed,
 )
 from .fence import Fence, Fencing, stopped
 from .forfeits import losses
+from .masking import mask, mask_literals, speaks_of_secrets
 from .model import (
     Attempt,
     Branch,
@@ -160,14 +161,21 @@ class Work(NoHooks):
                 return
             sa.event.listen(connection, "before_cursor_execute", self._before_statement)
             sa.event.listen(connection.engine, "handle_error", self._on_error)
-            with self.fence.watched(self._on_fence):
-                if self.task.reversal:
-                    self._refuse_losses(connection, self.task.reversal)
-                    self._run(connection, self.plan)
-                    return
-                self._prepare(connection, snapshot)
-                self._run(connection, self.plan)
-                self._finish(connection)
+            try:
+                with self.fence.watched(self._on_fence):
+                    self._carry_out(connection, snapshot, self.plan)
+            finally:
+                # It hangs on the dialect, which may outlive this attempt.
+                sa.event.remove(connection.engine, "handle_error", self._on_error)
+
+    def _carry_out(self, connection: sa.Connection, snapshot: Snapshot, plan: Plan) -> None:
+        if self.task.reversal:
+            self._refuse_losses(connection, self.task.reversal)
+            self._run(connection, plan)
+            return
+        self._prepare(connection, snapshot)
+        self._run(connection, plan)
+        self._finish(connection)
 
     def _planned(self, heads: Heads) -> Plan:
         """Raises LeaseLost where the branch has left the way down that was agreed to."""
@@ -245,7 +253,12 @@ class Work(NoHooks):
             found = self.strategy.explain(root(error), self.task.branch.url)
             if isinstance(found, BranchBusy):
                 raise found from error
-            message = _without_secrets(found.message, script.text)
+            message = found.message
+            if speaks_of_secrets(script.text):
+                # Servers quote the statement that failed, or a part of it, cut anywhere.
+                message = (
+                    "(what the server says is left out, since the script speaks of a password)"
+                )
             raise HookFailed(
                 f"the script {script.name} failed at its statement {number}: {message}",
                 "mend the script; the next attempt runs all of them again",
@@ -432,16 +445,6 @@ class Work(NoHooks):
             ).start()
 
 
-_PASSWORD = re.compile(r"\b(identified|password|passwd|pwd|secret|token|key)\b", re.IGNORECASE)
-
-
-def _without_secrets(message: str, script: str) -> str:
-    """Servers quote the statement that failed, or a part of it, cut anywhere."""
-    if _PASSWORD.search(script):
-        return "(what the server says is left out, since the script speaks of a password)"
-    return message
-
-
 # Errors -----------------------------------------------------------------------------------------
 
 
@@ -467,6 +470,8 @@ def ended(
     if isinstance(found, NeedsPerson) or (work and work.keeps_unknown):
         # Of the latter another attempt would do again what was committed: nothing says what.
         kind = FailureKind.MANUAL
+    if isinstance(found, SecretMissing):
+        kind = FailureKind.HOST
     # A lost connection counts too: some revisions bring their server down.
     revision = work.revision if work else None
     return replace(result, failure=replace(Failure.of(found, kind), revision=revision))
@@ -495,7 +500,10 @@ def explained(
         found.message = f"{at}: {found.message}" if at else found.message
         statement = getattr(error, "statement", None)
         if statement:
-            found.message += f" [SQL: {' '.join(statement.split())[:400]}]"
+            # Masked before it is cut: of a part of a secret nobody can tell that it is one.
+            shown = mask(mask_literals(" ".join(statement.split()), statement))
+            said = mask_literals(found.message, statement)
+            found.message = f"{said} [SQL: {shown[:400]}]"
         return found
     return MigrationFailed(place(error))
 

@@ -12,16 +12,17 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from .config import Settings
 from .errors import HookFailed
 from .fence import Fence
-from .masking import mask
+from .masking import mask, remember, remember_url, remember_variables
 from .model import Branch
 
 if TYPE_CHECKING:
@@ -32,6 +33,12 @@ _GRACE = 2.0
 
 _LOOK = 0.05
 """Seconds between two looks at the fence while a command runs."""
+
+_READ = 64 * 1024
+"""Bytes of what it printed that are looked at, and of a secret's file."""
+
+_MOST_SECRETS = 1000
+"""Files that are looked at for secrets after a failure."""
 
 _SHOWN = 500
 """Characters of what a command printed last that an error quotes."""
@@ -61,6 +68,8 @@ class Hook:
     command: tuple[str, ...]
     seconds: float
     folder: Path
+    secrets: tuple[Path, ...] = ()
+    """Folders with secrets that the command can read, and print."""
 
     def call(self, document: Mapping[str, Any], fence: Fence) -> None:
         """Run it to its end. Raises HookFailed, and LeaseLost or Stopped where the fence says so:
@@ -87,6 +96,7 @@ class Hook:
             finally:
                 _end(process)
             if process.returncode:
+                _remember(self.secrets)
                 raise self._failed(_how(process.returncode), _last(printed))
 
     def _wait(self, process: subprocess.Popen[bytes], fence: Fence) -> None:
@@ -118,7 +128,28 @@ def hook(settings: Settings, event: str) -> Hook | None:
     program = command[0]
     if "/" in program:
         program = str(settings.folder / program)
-    return Hook(event, (program, *command[1:]), given.timeout, settings.folder)
+    return Hook(event, (program, *command[1:]), given.timeout, settings.folder, _kept(settings))
+
+
+def _kept(settings: Settings) -> tuple[Path, ...]:
+    credentials, own = os.environ.get("CREDENTIALS_DIRECTORY"), settings.secrets.directory
+    return (
+        *([Path(credentials)] if credentials else ()),
+        *([settings.folder / own] if own is not None else ()),
+    )
+
+
+def _remember(folders: Iterable[Path]) -> None:
+    """Have masked what a command has been given: the environment, and files of secrets. As they
+    are and by lines, since some hold more than one."""
+    remember_variables(os.environ)
+    files = (file for folder in folders for file in folder.rglob("*"))
+    for file in islice(files, _MOST_SECRETS):
+        with suppress(OSError, UnicodeDecodeError), file.open("rb") as opened:
+            text = opened.read(_READ).decode()
+            for secret in (text.strip(), *text.splitlines()):
+                remember(secret.strip())
+                remember_url(secret.strip())
 
 
 def described(branch: Branch) -> dict[str, Any]:
@@ -161,6 +192,8 @@ def _how(code: int) -> str:
 def _last(printed: IO[bytes]) -> str:
     """The end of what was printed, on one line."""
     size = printed.seek(0, os.SEEK_END)
-    printed.seek(max(0, size - 8 * _SHOWN))
-    text = mask(" ".join(printed.read().decode(errors="replace").split()))
+    printed.seek(max(0, size - _READ))
+    # First as it is, since a secret may hold blanks, then as it is shown.
+    text = mask(printed.read().decode(errors="replace"))
+    text = mask(" ".join(text.split()))
     return text if len(text) <= _SHOWN else f"...{text[-_SHOWN:]}"

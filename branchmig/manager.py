@@ -34,6 +34,7 @@ from .model import (
     Branch,
     BranchState,
     BranchStatus,
+    FailureKind,
     Heads,
     Lease,
     MigrationHistory,
@@ -161,8 +162,14 @@ class BranchMigrationManager:
         rows = tuple(rows)
         now = self.store.now()
         laggards = [row for row in rows if row.behind and not row.state.pinned]
-        since = [self._first_reached(target) for target in {row.target for row in laggards}]
-        known = [moment for moment in since if moment]
+        reached = {target: self._first_reached(target) for target in {r.target for r in laggards}}
+        added = self.store.added() if laggards else {}
+        # A branch that was added later has lacked it since then.
+        since = [
+            max(moment, added.get(row.branch.id, moment))
+            for row in laggards
+            if (moment := reached[row.target])
+        ]
         last = self.store.trail.last_tick()
         return Condition(
             total=len(rows),
@@ -171,7 +178,7 @@ class BranchMigrationManager:
             failed=sum(row.status is MigrationStatus.FAILED for row in rows),
             manual=sum(row.status is MigrationStatus.MANUAL for row in rows),
             stuck=sum(row.state.lock_owner is not None and not row.is_locked for row in rows),
-            lag=(now - min(known)).total_seconds() if known else None,
+            lag=(now - min(since)).total_seconds() if since else None,
             silence=(now - last).total_seconds() if last else None,
             halted=next((row.halted for row in rows if row.halted), None),
         )
@@ -389,6 +396,9 @@ def conclusion(
     """The transition that an attempt amounts to."""
 
     def change(state: BranchState, now: datetime) -> BranchState:
+        if attempt.failure and attempt.failure.kind is FailureKind.HOST:
+            # Another host may do better: here it failed, and the branch is what it was.
+            return transitions.restore(state, previous, attempt.heads)
         if attempt.failure:
             return transitions.fail(
                 state, attempt.failure, attempt.heads, now, policy, previous=previous

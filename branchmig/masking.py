@@ -7,7 +7,8 @@ replaced wherever it turns up, and whatever looks like a password in a URL or a 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 STARS = "***"
@@ -18,11 +19,16 @@ _WHOLE_URL = re.compile(r"[\w+.-]+://[^:/]*:(?P<secret>.+)@")
 """Of a text that is a URL and nothing else the password is known, whatever characters it has."""
 
 _DSN_PASSWORD = re.compile(
-    r"(?P<head>(?<![A-Za-z0-9])(?:(?:pg)?password|passwd|pwd|secret|api_?key)\s*[=:]\s*)"
+    r"(?P<head>(?<![A-Za-z0-9])(?:(?:pg|ssl)?password|passwd|pwd|secret|api_?key)\s*[=:]\s*)"
     r"(?P<secret>\{(?:[^}]|\}\})*\}|'[^']*'|\"[^\"]*\"|[^\s;&,'\")]+)",
     re.IGNORECASE,
 )
 
+_SOME_USER = re.compile(r"/[^:/@]*:")
+_SEPARATORS = re.compile(r"[,;\"]")
+_ESCAPED = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))")
+_ENDS = 20
+"""In how many places the password of a garbled URL may end."""
 REFERENCE = re.compile(r"\$\{(?P<kind>env|file|credential):(?P<name>[^{}]*)\}")
 """Stands for a secret, and is none itself: it may be shown and stored. See `references`."""
 
@@ -30,6 +36,21 @@ _REFERENCES = re.compile(r"(?:\$\{(?:env|file|credential):[^{}]*\})+")
 _SHELVED = re.compile("\ue000([0-9]+)\ue001")
 
 _SHORTEST = 4
+
+_SECRETIVE = re.compile(r"pass|pwd|secret|token|key|credential", re.IGNORECASE)
+"""In the name of a variable: what it holds is not to be shown."""
+
+_SPEAKS_OF_SECRETS = re.compile(
+    r"identif\w*\s+(?:by|with)|pas+w|\bpwd\b|secret|token|credential|api_?key|\w://"
+    r"|\bby\s*'|\b(?:create|alter|drop|set)\s+(?:or\s+replace\s+)?(?:user|role|login|server)\b",
+    re.IGNORECASE,
+)
+"""Statements about accounts, also where what they say of a password is misspelt."""
+
+_LITERAL = re.compile(
+    r"'((?:[^'\\]|''|\\.)*)(?:'|\Z)|(?:by|password)\s*[=(]?\s*\"([^\"]*)(?:\"|\Z)",
+    re.IGNORECASE | re.DOTALL,
+)
 
 _WORDY = 8
 """Letters from which on a part of an address is taken for a token, if not all of it is letters."""
@@ -100,6 +121,59 @@ def remember_words(url: str) -> None:
     for word in _words(url):
         if len(word) >= _WORDY and not word.isalpha() and "." not in word:
             remember(word)
+
+
+def remember_urls_in(text: str) -> None:
+    """Have masked from now on what may be a password in a text that holds URLs, a table say, and
+    that nobody can read: from the colon behind a user to each @ that follows on the line, with what
+    separators leave of it."""
+    plain = _ESCAPED.sub(lambda f: chr(int(f[1], 16)) if f[1] else f[2], text)  # JSON's
+    for line in {*text.splitlines(), *plain.splitlines()}:
+        for user in _SOME_USER.finditer(line):
+            for end in islice(re.finditer("@", line[user.end() :]), _ENDS):
+                secret = line[user.end() : user.end() + end.start()]
+                for part in {secret, unquote(secret), *_SEPARATORS.split(secret)}:
+                    remember(part)
+
+
+def remember_variables(environ: Mapping[str, str]) -> None:
+    """Have masked from now on what variables hold whose names speak of a secret, and the passwords
+    of URLs in all others. For texts of programs that know this environment."""
+    for name, value in environ.items():
+        remember_url(value)
+        if len(value) >= _WORDY and _SECRETIVE.search(name) and name not in ("PWD", "OLDPWD"):
+            remember(value)
+
+
+def speaks_of_secrets(statements: str) -> bool:
+    """Whether SQL is about accounts or passwords."""
+    return _SPEAKS_OF_SECRETS.search(statements) is not None
+
+
+def mask_literals(text: str, statement: str) -> str:
+    """`text`, in which a server quotes `statement`, cut anywhere, without the statement's literals
+    where it is about accounts or passwords."""
+    if not speaks_of_secrets(statement):
+        return text
+    for found in _LITERAL.finditer(statement):
+        literal = " ".join((found[1] or found[2] or "").split())
+        for form in {literal, literal.replace("''", "'"), re.sub(r"\\(.)", r"\1", literal)}:
+            text = _without_parts(text, form)
+    return text
+
+
+def _without_parts(text: str, secret: str) -> str:
+    """Without any part of `secret` that is four characters long or longer."""
+    parts = []
+    at = 0
+    while at < len(text):
+        end = at
+        while end < len(text) and text[at : end + 1] in secret:
+            end += 1
+        long = end - at >= _SHORTEST
+        parts.append(STARS if long else text[at])
+        at = end if long else at + 1
+    return "".join(parts)
 
 
 def mask_address(url: str) -> str:

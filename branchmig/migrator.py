@@ -56,6 +56,7 @@ from .reversal import Rollback
 from .revisions.environment import offline_sql
 from .revisions.history import History
 from .revisions.source import Source
+from .scripts import MOMENTS, scripts
 
 _PAUSE, _LONGEST_PAUSE = 0.5, 5.0
 """Seconds between two tries: the first, and what it doubles up to."""
@@ -166,6 +167,11 @@ class Migrator:
         history.check_target(target)
         return history.plan(branch, self.look(branch).heads, target)
 
+    def check_scripts(self, provider: Provider) -> None:
+        """Raise ConfigError where the operator's SQL cannot be read, before a branch is blamed."""
+        for moment in MOMENTS:
+            scripts(self.settings, moment, provider)
+
     def descend(self, record: Record, aim: Aim) -> Rollback:
         """The way down of a branch and what it would lose, changing nothing.
 
@@ -242,13 +248,22 @@ class Migrator:
                 before.call({**document, "pendingMigrations": pending}, fence)
         except BranchmigError as error:
             return ended(task, None, None, error, fence)
-        attempt = self._tries(task, fence)
+        attempt = Attempt(reason="the attempt ended without a result")
+        try:
+            attempt = self._tries(task, fence)
+        finally:
+            # Whatever came of it: what was closed before has to be opened again.
+            warning = self._after({**document, **_told(attempt)})
+        return replace(attempt, warnings=(*attempt.warnings, *warning))
+
+    def _after(self, document: dict[str, object]) -> tuple[str, ...]:
+        """A fence of its own: neither a lost lease nor a stop takes its time away."""
         try:
             if after := hook(self.settings, "after_branch"):
-                after.call({**document, **_told(attempt)}, fence)
+                after.call(document, Fence())
         except BranchmigError as error:
-            return replace(attempt, warnings=(*attempt.warnings, error.message))
-        return attempt
+            return (error.message,)
+        return ()
 
     def _pending(self, task: Task) -> tuple[str, ...]:
         """The revisions before a branch; none where a look cannot tell."""
@@ -357,7 +372,7 @@ def _passes(attempt: Attempt) -> bool:
 def _told(attempt: Attempt) -> dict[str, object]:
     """An attempt as the hook after it is told of it."""
     return {
-        "succeeded": attempt.failure is None and attempt.skip is None,
+        "succeeded": attempt.heads is not None and not (attempt.failure or attempt.skip),
         "appliedMigrations": attempt.applied,
         "errorMessage": attempt.failure.message if attempt.failure else attempt.reason,
     }

@@ -15,6 +15,7 @@ from .errors import ConfigError
 from .model import Provider
 
 Moment = Literal["before", "after"]
+MOMENTS: tuple[Moment, ...] = ("before", "after")
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,8 @@ class FailureKind(StrEnum):
     """What a strategy's `classify` makes of an exception.
 
     Only BUSY and TRANSIENT may be tried again within a run; only UNREACHABLE is waited for under
-    `retry.unreachable = "wait"`; MANUAL needs a person at once, whatever the attempts so far.
+    `retry.unreachable = "wait"`; MANUAL needs a person at once, whatever the attempts so far; HOST
+    is a fault of this host, which counts against no branch.
     """
 
     BUSY = "busy"
@@ -70,6 +71,7 @@ class FailureKind(StrEnum):
     UNREACHABLE = "unreachable"
     PERMANENT = "permanent"
     MANUAL = "manual"
+    HOST = "host"
 
 
 class Resolution(StrEnum):

@@ -33,10 +33,11 @@ SELECT @answer
 
 
 def microsoft() -> str | None:
-    """Microsoft's driver on this machine, by name or by path."""
+    """Microsoft's driver on this machine, by the name that it has in a URL."""
     with suppress(drivers.DriverMissing):
         registered = [name for name in drivers.load_odbc().drivers() if name != "FreeTDS"]
-        return drivers.choose(registered, drivers.packaged()).name
+        found = drivers.choose(registered, drivers.packaged()).name
+        return drivers.PACKAGED if found == str(drivers.packaged()) else found
     return None
 
 

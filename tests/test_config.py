@@ -274,6 +274,11 @@ def test_what_is_wrong_in_the_environment_names_the_variable(
             "see the settings",
         ),
         (
+            "[schedule]\nwindows = [{cron = '*/15 2 * * *', hours = 1}]",
+            "entry 1: cron should name the minute at which the window opens, such as 0 2 * * *",
+            "see the settings",
+        ),
+        (
             "[schedule]\nwindows = [{cron = '0 0 31 2 *', hours = 1}]",
             "windows, entry 1: cron should be a cron expression (Bad day-of-month)",
             "see the settings",
@@ -356,6 +361,22 @@ def test_a_file_in_another_encoding_is_told_as_that(file: Path) -> None:
 def test_a_wrong_value_is_shown_without_the_password_in_it(file: Path) -> None:
     message = refused(file, "[run]\nworkers = 'postgresql://u:hunter2@h/d'").message
     assert "hunter2" not in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[run]\nworkers = 'postgresql://u:correct horse\"@h/d'",
+        '[headoffice]\n"postgresql://u:correct horse@h/d" = 1',
+        '["postgresql://u:correct horse@h/d"]\n',
+        "[headoffice]\nurl = ['correct horse']",
+        "[notify]\nurls = [['correct horse']]",
+        "[migrations]\nenviron = 'correct horse'",
+        "[hooks]\nbefore_run = {token = 'correct horse'}",
+    ],
+)
+def test_what_may_be_a_secret_is_not_quoted_from_wrong_settings(file: Path, text: str) -> None:
+    assert "horse" not in refused(file, text).message
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,8 @@ def test_what_holds_no_password_is_left_as_it_is(text: str) -> None:
         "postgresql://u:p@h/d",
         "postgresql://:p@h/d",
         "postgresql://h/d?user=u&password=p",
+        "postgresql://u@h/d?sslkey=/k&sslpassword=p",
+        "mysql://u@h/d?ssl_key=/k&ssl_key_password=p",
         "mssql+pyodbc://?odbc_connect=Driver=x;PWD=p",
     ],
 )
@@ -114,6 +116,61 @@ def test_a_failure_made_of_an_error_holds_no_password() -> None:
     remember("hunter2")
     failure = Failure.of(ValueError("login failed with hunter2"))
     assert (failure.type, failure.message) == ("ValueError", "login failed with ***")
+
+
+# Texts that quote what was given ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("ALTER ROLE u PASSWORD 'hunter2-long'", "LINE 1: ...ROLE u PASSWORD 'hunter2-..."),
+        ("ALTER USER u IDENTIFIED BY 'hunter2-long' x", "near ''hunter2-long' x' at line 1"),
+        ("CREATE USER u PASWORD 'hunter2-long'", "near 'PASWORD 'hunter2-long'' at line 1"),
+        ("SET PASSWORD = PASSWORD('hunter2-long", "unterminated: 'hunter2-long"),
+        ("CREATE ROLE u PASSWORD 'hun''ter2-long'", "at hun'ter2-long or hun''ter2"),
+        ('ALTER USER u IDENTIFIED BY "hunter2-long"', "near '\"hunter2-l' at line 1"),
+    ],
+)
+def test_what_a_server_quotes_of_a_statement_about_a_password_holds_no_part_of_it(
+    statement: str, said: str
+) -> None:
+    shown = masking.mask_literals(said, statement)
+    assert not [part for part in ("hunter2", "hun", "ter2", "long") if part in shown]
+    assert "***" in shown
+
+
+def test_other_statements_are_quoted_as_they_are() -> None:
+    said = "no such column: \"Name\" in 'hunter2-long'"
+    assert masking.mask_literals(said, "INSERT INTO \"T\" VALUES ('hunter2-long')") == said
+    said = 'relation "Users" does not exist'
+    assert masking.mask_literals(said, 'ALTER TABLE "Users" ADD "PasswordHash" TEXT') == said
+
+
+def test_what_variables_with_secretive_names_hold_is_masked() -> None:
+    masking.remember_variables(
+        {
+            "BACKUP_TOKEN": "hunter2-long",
+            "PWD": "/srv/shop",
+            "USE_TOKEN": "true",
+            "U": "x://u:pa55@h",
+        }
+    )
+    assert mask("hunter2-long /srv/shop true pa55") == "*** /srv/shop true ***"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql://u:hun,ter2-long@h/d,x",
+        "BR1;postgresql:/u:hun,ter2-long@h/d",
+        "x//u:hun,ter2-long@",
+        '[{"url": "postgresql://u:hun,ter2-long@h/d", "id": "postgresql://u:hun,ter2-long@h/d"}]',
+    ],
+)
+def test_passwords_of_urls_in_a_garbled_table_are_masked_also_in_part(text: str) -> None:
+    masking.remember_urls_in(text)
+    assert mask("line 2: 'hun,ter2-long' or 'ter2-long'") == "line 2: '***' or '***'"
 
 
 # Addresses of people ------------------------------------------------------------------------------

@@ -176,13 +176,29 @@ def test_a_branch_is_migrated_with_a_secret_of_this_host_which_headoffice_never_
     assert "${env:BRANCHMIG_SECRET_TILL} is not there" in row["error"]["message"]
 
 
-def test_a_missing_secret_fails_its_branch_alone(office: Any) -> None:
+def test_a_missing_secret_fails_its_branch_alone_and_counts_against_nobody(office: Any) -> None:
     office.add("BR001")
     office.run("branch", "add", "BR002", "--provider", "postgresql", "--url", "${file:nowhere}")
     rows = {row["branchCode"]: row for row in office.json("apply-all", code=1)["branches"]}
     assert rows["BR001"]["verdict"] == "migrated"
     assert (rows["BR002"]["verdict"], rows["BR002"]["errorType"]) == ("failed", "SecretMissing")
-    assert office.status("BR002")["retryCount"] == 1
+    state = office.status("BR002")
+    assert (state["status"], state["retryCount"], state["isLocked"]) == ("Pending", 0, False)
+
+
+def test_a_host_without_the_secret_leaves_a_healthy_fleet_as_it_is(
+    office: Any, postgresql: Any
+) -> None:
+    url = "${env:BRANCHMIG_SECRET_URL}"
+    office.run("branch", "add", "BR001", "--provider", "postgresql", "--url", url)
+    given = {"BRANCHMIG_SECRET_URL": postgresql.url(f"r_{os.urandom(4).hex()}")}
+    office.run("apply-all", **given)
+    for _ in range(3):
+        assert "is not there" in office.run("apply-all", code=1).stderr
+        assert office.run("apply", "BR001", code=1)
+    state = office.status("BR001")
+    assert (state["status"], state["retryCount"]) == ("Completed", 0)
+    assert office.json("apply-all", **given)["success"]
 
 
 def test_headoffice_itself_may_be_a_secret(office: Any, postgresql: Any) -> None:

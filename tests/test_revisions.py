@@ -809,6 +809,22 @@ def test_the_parameters_of_a_statement_are_never_told(scene: Scene) -> None:
     assert "Ada" not in repr(failed)
 
 
+def test_of_a_statement_about_a_password_nothing_is_told_that_may_be_one(scene: Scene) -> None:
+    scene.revision("r1", "op.execute(\"ALTER USER a IDENTIFIED BY 'correct-horse' x\")")
+    failed = scene.attempt().failure
+    assert failed is not None
+    assert "[SQL: ALTER USER a IDENTIFIED BY '***' x]" in failed.message
+
+
+def test_a_password_in_a_long_statement_is_masked_before_the_statement_is_cut(scene: Scene) -> None:
+    padding = "x" * 365
+    scene.revision("r1", f"op.execute('SELECT {padding} -- x://u:correct-horse@h/d')")
+    failed = scene.attempt().failure
+    assert failed is not None
+    assert padding in failed.message
+    assert "correct" not in failed.message
+
+
 # Showing
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UsageError
+from ..errors import BranchmigError, UsageError
 from ..terms import Provider
 from .options import BranchName, Yes
 from .session import Session, command
@@ -164,12 +164,18 @@ def import_branches(
 
     Example: branchmig branch import branches.csv
     """
+    from ..masking import remember_urls_in
     from ..roster import read_entries
 
-    entries = list(read_entries(_text(file)))
-    with session.writing("branch import") as manager:
-        listed = _registrar(manager).roster(entries)
-        added, changed = manager.store.put(listed)
+    text = _text(file)
+    try:
+        entries = list(read_entries(text))
+        with session.writing("branch import") as manager:
+            listed = _registrar(manager).roster(entries)
+            added, changed = manager.store.put(listed)
+    except BranchmigError:
+        remember_urls_in(text)
+        raise
     _warn_stored_passwords(branch for branch, _ in listed)
     counts = {"added": added, "updated": changed, "unchanged": len(listed) - added - changed}
     session.tell(

@@ -129,7 +129,7 @@ def _carried_out(
         recorded(manager) as end,
     ):
         before_run(session.settings, manager.run, len(agreed), manager.fence)
-        sinks = run_sinks(session, manager, stack, manager.store.records())
+        sinks = run_sinks(session, manager, stack)
         with stdout_kept():
             report = going_back.carry_out(manager, agreed, left_out, sinks)
         code = report.exit_code

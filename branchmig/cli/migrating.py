@@ -63,6 +63,7 @@ def apply(
     with session.writing("apply", target) as manager, listening(manager.fence):
         record = manager.store.record(branch)
         manager.migrator.history(record.branch.provider).check_target(target)
+        manager.migrator.check_scripts(record.branch.provider)
         sinks = Sinks(HookSink(session.settings, manager.run, manager.fence))
         with recorded(manager) as end:
             before_run(session.settings, manager.run, 1, manager.fence)
@@ -151,7 +152,8 @@ def apply_all(
             assignment = Assignment(target, joined(manager, everyone, target), timetable)
             before_run(session.settings, manager.run, len(records), manager.fence)
             crew = _crew(manager, workers, executor)
-            fleet = Fleet(manager, run_sinks(session, manager, stack, everyone), crew)
+            metrics = _metrics(manager, everyone)
+            fleet = Fleet(manager, run_sinks(session, manager, stack, *metrics), crew)
             report = fleet.apply_all(records, assignment)
             code = signalled(manager) or report.exit_code
             end(code)
@@ -196,14 +198,13 @@ def show_report(session: Session, report: Report, *, prefixed: bool) -> None:
 
 
 def run_sinks(
-    session: Session, manager: BranchMigrationManager, stack: ExitStack, everyone: Iterable[Record]
+    session: Session, manager: BranchMigrationManager, stack: ExitStack, *more: Sink
 ) -> Sinks:
-    """A progress bar on a terminal, a log line a branch otherwise; the operator's hooks, and
-    metrics where they are wanted."""
+    """A progress bar on a terminal, a log line a branch otherwise; the operator's hooks."""
     from ..sinks import LogSink, Sinks
     from ..sinks.hooks import HookSink
 
-    others = HookSink(session.settings, manager.run, manager.fence), *_metrics(manager, everyone)
+    others = HookSink(session.settings, manager.run, manager.fence), *more
     if sys.stderr.isatty() and session.log_format == "human":
         from ..render.progress import ProgressSink
 
@@ -212,6 +213,7 @@ def run_sinks(
 
 
 def _metrics(manager: BranchMigrationManager, everyone: Iterable[Record]) -> tuple[Sink, ...]:
+    """Of an apply-all alone: a rollback by hand must not make a dead timer look alive."""
     given = manager.settings.metrics
     if given.textfile is None:
         return ()

@@ -22,6 +22,14 @@ from .settings import DEFAULTS, SECTIONS, Settings
 FILE_NAME = "branchmig.toml"
 SYSTEM_FILE = Path("/etc/branchmig") / FILE_NAME
 
+_SECRETIVE = (
+    ("headoffice", "url"),
+    ("notify", "urls"),
+    ("migrations", "environ"),
+    ("migrations", "x_args"),
+)
+"""What these say may be a secret, whatever it looks like; and so may the words of commands."""
+
 
 def find(named: Path | None, environ: Mapping[str, str] = os.environ) -> Path | None:
     """The settings file to use, or None where there is none.
@@ -80,13 +88,16 @@ def load(file: Path) -> tuple[Settings, tuple[str, ...]]:
     """
     warnings = [*trust.check([file, file.parent])]
     content = _parsed(file)
+    for _, text in _texts(content):
+        remember_url(text)
+    for text in os.environ.values():
+        remember_url(text)
     _refuse_unknown_sections(file, content)
     _refuse_readable_secrets(file, content)
     try:
         settings = Settings(**content, file=file)
     except ValidationError as error:
         raise _explain(file, error) from None
-    remember_url(settings.headoffice.url)
     for url in settings.notify.urls:
         remember_words(url)
     warnings += trust.check(settings.hooks.code(settings.folder))
@@ -115,7 +126,7 @@ def _parsed(file: Path) -> dict[str, Any]:
 def _refuse_unknown_sections(file: Path, content: Mapping[str, Any]) -> None:
     for name, value in content.items():
         if name not in SECTIONS:
-            raise ConfigError(f"{file}: unknown section [{name}]", _nearest(name, SECTIONS))
+            raise ConfigError(f"{file}: unknown section [{mask(name)}]", _nearest(name, SECTIONS))
         if not isinstance(value, dict):
             raise ConfigError(
                 f"{file}: {name} is a section, not a key", f"write [{name}] above its keys"
@@ -143,6 +154,7 @@ def _texts(content: Any, place: str = "") -> Iterator[tuple[str, str]]:
         yield place, content
     elif isinstance(content, Mapping):
         for key, value in content.items():
+            yield place, key
             yield from _texts(value, f"{place}.{key}".lstrip("."))
     elif isinstance(content, list):
         for value in content:
@@ -162,15 +174,15 @@ def _explain(file: Path, error: ValidationError) -> ConfigError:
     defaults = getattr(DEFAULTS, section)
     variable = _variable(section, key)
     given = mask(repr(first["input"]))
-    if (section, key) == ("notify", "urls"):
-        given = "what it says"  # a secret, whatever it looks like
+    if (section, key) in _SECRETIVE or (section == "hooks" and key not in ("timeout", "scripts")):
+        given = "what it says"
     if len(path) > 1 and path[1].isdecimal():
         place = variable or f"{file}: [{section}] {key}"
         return _explain_entry(place, path[1:], first, given)
     if first["type"] == "extra_forbidden":
         where = variable or file
         known = list(type(defaults).model_fields)
-        return ConfigError(f"{where}: [{section}] has no key {key!r}", _nearest(key, known))
+        return ConfigError(f"{where}: [{section}] has no key {mask(key)!r}", _nearest(key, known))
     wanted = first["msg"].replace("Input", "it")
     for python, toml in (("valid dictionary", "table"), ("valid tuple", "list")):
         wanted = wanted.replace(python, toml)

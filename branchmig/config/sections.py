@@ -21,6 +21,7 @@ from .values import (
     Percentages,
     Portion,
     Textfile,
+    WindowCron,
     Zone,
 )
 
@@ -130,7 +131,7 @@ class _Whom(_Section):
 class WindowSettings(_Whom):
     """A window: opened by `cron` in the time zone `tz`, for `hours` of elapsed time."""
 
-    cron: Cron
+    cron: WindowCron
     hours: float = Field(gt=0, le=7 * 24)
 
 

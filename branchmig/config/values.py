@@ -72,6 +72,17 @@ def _cron(given: Any) -> Any:
     raise PydanticCustomError("cron", "Input should be a cron expression for a day that comes")
 
 
+def _at_a_minute(given: str) -> str:
+    """Of minutes that repeat within a given hour the rules for a change of clocks say nothing: a
+    window would be left out in spring, and open twice in autumn."""
+    minute, hour = given.split()[:2]
+    if minute.startswith("*") and not hour.startswith("*"):
+        raise PydanticCustomError(
+            "minute", "Input should name the minute at which the window opens, such as 0 2 * * *"
+        )
+    return given
+
+
 def _zone(given: Any) -> Any:
     from zoneinfo import ZoneInfo
 
@@ -140,5 +151,6 @@ Percentages = Annotated[
     tuple[Annotated[int, Field(ge=1, le=100)], ...], BeforeValidator(_percentages)
 ]
 Cron = Annotated[str, BeforeValidator(_cron)]
+WindowCron = Annotated[str, BeforeValidator(_cron), AfterValidator(_at_a_minute)]
 Textfile = Annotated[str, AfterValidator(_textfile)]
 Label = Annotated[str, AfterValidator(_label)]

@@ -13,13 +13,17 @@ from ..config import SYSTEM_FILE
 from ..model import Diagnosis, Severity
 
 _ASKED = ("LoadState", "ActiveState", "UnitFileState", "Result", "User", "ProtectSystem",
-          "ReadWritePaths", "StateDirectory")  # fmt: skip
+          "ReadWritePaths", "BindPaths", "ProtectHome", "StateDirectory")  # fmt: skip
 
 _NAMED = 5
 """Folders that one diagnosis names."""
 
 _PATIENCE = 10
 """Seconds that systemctl may take."""
+
+
+_HOMES = ("/home", "/root", "/run/user")
+"""What ProtectHome= hides; ReadWritePaths= does not show it again, BindPaths= does."""
 
 
 def check(settings: Path, folders: tuple[Path, ...]) -> Iterator[Diagnosis]:
@@ -79,10 +83,12 @@ def _service(name: str, folders: tuple[Path, ...]) -> Iterator[Diagnosis]:
         named, rest = walled[:_NAMED], len(walled) - _NAMED
         more = f" and {rest} more" if rest > 0 else ""
         places = " ".join(f"-{folder}" for folder in named)
+        at_home = any(folder.is_relative_to(home) for folder in named for home in _HOMES)
+        key = "BindPaths" if at_home else "ReadWritePaths"
         yield Diagnosis(
             "units", name, Severity.ERROR,
             f"the service may not write {', '.join(map(str, named))}{more}",
-            f"`systemctl edit {name}`: [Service] ReadWritePaths={places}",
+            f"`systemctl edit {name}`: [Service] {key}={places}",
         )  # fmt: skip
 
 
@@ -98,13 +104,25 @@ def _walled(service: dict[str, str], folders: tuple[Path, ...]) -> list[Path]:
     if service.get("ProtectSystem") != "strict":
         return []
     own = [Path("/var/lib") / name for name in service.get("StateDirectory", "").split()]
-    open_ = [Path(word.lstrip("-+")) for word in service.get("ReadWritePaths", "").split()]
-    places = (*own, *open_)
-    return [
-        folder
-        for folder in folders
-        if not any(Path(os.path.realpath(folder)).is_relative_to(place) for place in places)
-    ]
+    bound = _paths(service.get("BindPaths", ""))
+    open_ = [*own, *_paths(service.get("ReadWritePaths", "")), *bound]
+    hidden = service.get("ProtectHome") in ("yes", "tmpfs")
+    walled = []
+    for folder in folders:
+        real = Path(os.path.realpath(folder))
+        at_home = hidden and any(real.is_relative_to(home) for home in _HOMES)
+        if not any(real.is_relative_to(place) for place in (bound if at_home else open_)):
+            walled.append(folder)
+    return walled
+
+
+def _paths(words: str) -> list[Path]:
+    """Of `-/there:/here:rbind` the place within the unit."""
+    found = []
+    for word in words.split():
+        parts = word.lstrip("-+").split(":")
+        found.append(Path(parts[1] if len(parts) > 1 and parts[1].startswith("/") else parts[0]))
+    return found
 
 
 def _shown(unit: str) -> dict[str, str]:

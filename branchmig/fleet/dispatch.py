@@ -75,6 +75,7 @@ class Dispatch:
         self._closed: transitions.HeldBack | None = None
         self._waits = False
         self._away_since: float | None = None
+        self._hopeless: set[str] = set()
 
     # What waits -------------------------------------------------------------------------------
 
@@ -189,8 +190,21 @@ class Dispatch:
         if closes is not None:
             grant.fence.close_at(closes)
             expected = timetable.expected(branch.provider, job.heads, self._assignment.target)
+            self._warn_hopeless(job, expected)
         recorded = grant.lease.previous.heads
         return leased, Task(branch, self._assignment.target, recorded, expected=expected)
+
+    def _warn_hopeless(self, job: Job, expected: tuple[tuple[str, float], ...]) -> None:
+        """Once a run: what is longer than a whole window is never begun on its own."""
+        length = self._assignment.timetable.window(job.record.branch)
+        for revision, seconds in expected:
+            if length is not None and seconds > length and revision not in self._hopeless:
+                self._hopeless.add(revision)
+                log.warning(
+                    "the revision %s has taken up to %.0f s, longer than the whole window of %s "
+                    "(%.0f s), so it is not begun there: lengthen the window, or say "
+                    "--ignore-windows", revision, seconds, job.record.branch.code, length,
+                )  # fmt: skip
 
     def put_back(self, leased: Leased) -> None:
         """What `next` gave could not be begun."""

@@ -71,9 +71,13 @@ class Fleet:
 
 
 def check(manager: BranchMigrationManager, records: Iterable[Record], target: str) -> None:
-    """Raise HistoryError, UnknownRevision or MultipleHeads before anything is touched."""
+    """Before anything is touched.
+
+    Raises HistoryError, UnknownRevision, MultipleHeads, ConfigError.
+    """
     for provider in sorted({record.branch.provider for record in records}):
         # A provider without a driver or a strategy harms its own branches alone.
         with suppress(ProviderError):
             manager.migrator.strategy(provider)
             manager.migrator.history(provider).check_target(target)
+            manager.migrator.check_scripts(provider)

@@ -64,6 +64,11 @@ class Timetable:
             return None
         return self._zero + (found.closes - self._began).total_seconds()
 
+    def window(self, branch: Branch) -> float | None:
+        """How many seconds the longest window of a branch lasts; None: it has none."""
+        found = self._schedule.longest(branch)
+        return found.total_seconds() if found else None
+
     def expected(
         self, provider: Provider, heads: Heads | None, target: str
     ) -> tuple[tuple[str, float], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,15 +22,22 @@ from ..masking import mask, remember
 
 
 def parsed(url: str, driver: str) -> URL:
-    """A URL in its parts, with `driver` where it names none; its password is masked from now on.
+    """A URL in its parts, with `driver` where it names none; its passwords are masked from now on.
 
     Raises UsageError: malformed, or with a driver that SQLAlchemy does not know.
     """
     try:
         found = make_url(url)
     except (sa.exc.ArgumentError, ValueError) as error:
-        raise UsageError(f"malformed URL: {mask(str(error))}") from None
+        raise UsageError(f"malformed URL: {malformed(error)}") from None
     remember(found.password)
+    for key, value in found.query.items():
+        if "passw" in key.lower():
+            for secret in [value] if isinstance(value, str) else value:
+                remember(secret)
+    if "@" in (found.host or "") or re.search("@.*/", found.database or ""):
+        # What SQLAlchemy takes for host and database then, is the end of the password.
+        raise UsageError("malformed URL: it has an @ too many", "write %40 for an @ in a password")
     if "+" not in found.drivername:
         found = found.set(drivername=f"{found.drivername}+{driver}")
     try:
@@ -40,6 +48,12 @@ def parsed(url: str, driver: str) -> URL:
             f"leave it out, for {driver}, or name one that SQLAlchemy knows",
         ) from None
     return found
+
+
+def malformed(error: Exception) -> str:
+    """Why SQLAlchemy does not take a URL. What it takes for the port may be a part of the
+    password, so that is not quoted."""
+    return "its port is no number" if isinstance(error, ValueError) else mask(str(error))
 
 
 def dialect_with_driver(address: URL) -> sa.Dialect:

@@ -50,6 +50,7 @@ from .mysql_errors import meaning, number_of
 from .mysql_language import MysqlLanguage
 from .mysql_look import JOURNAL_ALONE, TABLES, look, look_together, qualified
 from .mysql_statements import quoted, statements
+from .options import MYSQL
 from .protocol import Capabilities, Limits
 
 log = logging.getLogger("branchmig")
@@ -91,6 +92,7 @@ class MysqlStrategy:
 
     def check_url(self, url: str) -> None:
         given = self._url(url)
+        MYSQL.check(given)
         if not given.database:
             raise UsageError("the URL names no database", "mysql://USER@HOST/DATABASE is its form")
 
@@ -175,6 +177,7 @@ class MysqlStrategy:
     def _reader(self, address: URL) -> Any:
         """A connection of the driver's, set up as an engine would, in autocommit: an engine asks
         the server half a dozen questions of its own first."""
+        MYSQL.usable(address)
         if address.drivername not in self._dialects:
             try:
                 self._dialects[address.drivername] = dialect_with_driver(address)
@@ -287,8 +290,9 @@ class MysqlStrategy:
         """An engine of its own for each database: the dialect remembers the server that it met."""
         try:
             engine = sa.create_engine(
-                self._url(url),
+                MYSQL.usable(self._url(url)),
                 connect_args={"connect_timeout": self._connect_timeout()},
+                hide_parameters=True,
                 **options,
             )
         except ImportError as error:
@@ -310,8 +314,11 @@ class MysqlStrategy:
         """Complete what the driver is given. PyMySQL's connection is made here, to share TLS;
         None: another driver makes its own."""
         options.setdefault("charset", "utf8mb4")
+        # With it a server may answer any statement by asking for any file of this host.
+        options["local_infile"] = False
         if dialect.driver != "pymysql":
             return None
+        options["read_default_file"] = None
         seconds = self._limits.connect_timeout
         options.setdefault("read_timeout", seconds)
         options.setdefault("write_timeout", max(60, seconds + self._limits.lock_timeout))

@@ -1,4 +1,5 @@
-"""PyMySQL's connection, made cheaper: TLS contexts are shared, and looks ask all at once."""
+"""PyMySQL's connection, made cheaper: TLS contexts are shared, and looks ask all at once. And a
+server that asks for a file is refused in the driver's own words."""
 
 from __future__ import annotations
 
@@ -16,6 +17,9 @@ _KEEPALIVE = {
     "TCP_USER_TIMEOUT": 60_000,
 }
 """A half-open connection is found out within a minute (tcp(7))."""
+
+FILE_ASKED_FOR = 2068
+"""CR_LOAD_DATA_LOCAL_INFILE_REJECTED: the number that MySQL's own client has for it."""
 
 _contexts: dict[str, Any] = {}
 _making = threading.Lock()
@@ -43,6 +47,16 @@ def connection_class(kind: Any, *, looking: bool) -> Any:
         def set_character_set(self, charset: str, collation: str | None = None) -> None:
             if not looking:
                 super().set_character_set(charset, collation)
+
+        def _read_query_result(self, unbuffered: bool = False) -> Any:
+            try:
+                return super()._read_query_result(unbuffered)
+            except RuntimeError:
+                # So the driver refuses, and leaves the server waiting for an answer.
+                self._force_close()
+                raise self.OperationalError(
+                    FILE_ASKED_FOR, "a file of the client was asked for, and was not sent"
+                ) from None
 
     return Connection
 

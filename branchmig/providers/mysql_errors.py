@@ -10,6 +10,10 @@ _UNREACHABLE, _PERMANENT = FailureKind.UNREACHABLE, FailureKind.PERMANENT
 
 _FULL = ("the server's disk is full", "free some space; what landed before is journaled")
 _LOST = ("the connection broke", "look at network, proxies and the server's log")
+_NO_FILES = (
+    "LOAD DATA LOCAL is never allowed: it sends a file of this host to the server",
+    "insert the rows from the revision, with op.bulk_insert",
+)
 _NO_RIGHT = ("the account lacks a right", "grant what the message names")
 _NOT_THERE = ("the server cannot be reached", "look at host, port, network and the server")
 _READ_ONLY = ("the server is read-only", "is it a replica? Name the primary in the branch's URL")
@@ -69,6 +73,10 @@ _ERRORS: dict[int, tuple[FailureKind, str, str]] = {
     1021: (_PERMANENT, *_FULL),
     1114: (_PERMANENT, *_FULL),
     1026: (_PERMANENT, *_FULL),
+    2068: (_PERMANENT, "the server asked for a file of this host and got none",
+           "is it the server that it should be?"),
+    3948: (_PERMANENT, *_NO_FILES),
+    4166: (_PERMANENT, *_NO_FILES),
     1317: (_PERMANENT, "the statement was interrupted", "look who sent KILL QUERY"),
     1969: (_PERMANENT, *_TOO_LONG),
     3024: (_PERMANENT, *_TOO_LONG),

@@ -44,6 +44,7 @@ from .connections import (
 from .examination import Examination, of_postgresql
 from .journal import Journal, NoJournal
 from .marks import TABLE as JOURNAL
+from .options import POSTGRESQL
 from .postgresql_language import PostgresqlLanguage, statements
 from .protocol import Capabilities, Limits
 from .watchdog import answer_within
@@ -139,6 +140,7 @@ class PostgresqlStrategy:
 
     def check_url(self, url: str) -> None:
         given = self._url(url)
+        POSTGRESQL.check(given)
         if not given.database:
             raise UsageError(
                 "the URL names no database", "postgresql://USER@HOST/DATABASE is its form"
@@ -219,7 +221,7 @@ class PostgresqlStrategy:
 
     def _reader(self, url: str) -> Any:
         """A connection of the driver's, set up as an engine would, in autocommit."""
-        address = self._url(url)
+        address = POSTGRESQL.usable(self._url(url))
         if address.drivername not in self._dialects:
             try:
                 self._dialects[address.drivername] = dialect_with_driver(address)
@@ -337,8 +339,9 @@ class PostgresqlStrategy:
     def _engine(self, url: str, **options: Any) -> sa.Engine:
         try:
             return sa.create_engine(
-                self._url(url),
+                POSTGRESQL.usable(self._url(url)),
                 connect_args=self._options(),
+                hide_parameters=True,
                 **options,
             )
         except ImportError as error:

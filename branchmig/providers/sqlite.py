@@ -38,6 +38,7 @@ from ..errors import (
 )
 from ..masking import mask
 from ..model import FailureKind, Provider, Snapshot, VersionTable
+from .connections import malformed
 from .examination import Examination, of_file
 from .journal import NoJournal
 from .protocol import Capabilities, Limits
@@ -165,7 +166,7 @@ class SqliteStrategy:
             parsed = make_url(url)
         except (sa.exc.ArgumentError, ValueError) as error:
             raise UsageError(
-                f"malformed URL: {mask(str(error))}", "for example sqlite:///branches/br001.db"
+                f"malformed URL: {malformed(error)}", "for example sqlite:///branches/br001.db"
             ) from None
         if parsed.get_backend_name() != "sqlite" or parsed.drivername not in (
             "sqlite",
@@ -382,7 +383,7 @@ class SqliteStrategy:
         if len(self._compiled) > _COMPILED:
             self._compiled.clear()
         if self._dialect is None:
-            return sa.create_engine(url, creator=opener, poolclass=NullPool)
+            return sa.create_engine(url, creator=opener, poolclass=NullPool, hide_parameters=True)
         dialect = self._dialect
         prepare = dialect.on_connect()
 
@@ -394,7 +395,7 @@ class SqliteStrategy:
 
         creator: Any = open_prepared  # the pool's own types know no driver's connection
         pool = NullPool(creator, dialect=dialect)
-        return sa.Engine(pool, dialect, make_url(url))
+        return sa.Engine(pool, dialect, make_url(url), hide_parameters=True)
 
     # The lock ---------------------------------------------------------------------------------
 
@@ -590,7 +591,7 @@ def _engine(
     pool: type[Pool],
     begin: Callable[[sa.Connection], None] = _begin_immediate,
 ) -> sa.Engine:
-    engine = sa.create_engine(url, creator=opener, poolclass=pool)
+    engine = sa.create_engine(url, creator=opener, poolclass=pool, hide_parameters=True)
     sa.event.listen(engine, "begin", begin)
     return engine
 

@@ -35,6 +35,7 @@ from . import sqlserver_errors as errors
 from .connections import cause, connected, own_transaction, refuse_second
 from .examination import Examination, of_sqlserver
 from .journal import NoJournal
+from .options import SQLSERVER
 from .protocol import Capabilities, Limits
 from .sqlserver_drivers import CHOICES, address, driver_of, for_driver, load_odbc, port_of, within
 from .sqlserver_session import OPTION, Session, distrust, give_back, resource, take
@@ -79,6 +80,7 @@ class SqlserverStrategy:
 
     def check_url(self, url: str) -> None:
         given = address(url)
+        SQLSERVER.check(given)
         for part, value in (("server", given.host), ("database", given.database)):
             if not value:
                 raise UsageError(
@@ -218,8 +220,8 @@ class SqlserverStrategy:
 
     def _engine(self, url: str, session: Session | None = None, **options: Any) -> sa.Engine:
         """`session`: the engine is for this one alone, and for no second connection."""
+        given = SQLSERVER.usable(address(url))
         module = load_odbc()
-        given = address(url)
         driver = driver_of(given)
         engine = sa.create_engine(
             for_driver(given, driver),
@@ -227,6 +229,7 @@ class SqlserverStrategy:
             # FreeTDS cuts long texts off at the size that would be announced.
             use_setinputsizes=not driver.is_freetds,
             module=module,
+            hide_parameters=True,  # tracebacks quote them: the data of a branch, URLs in HeadOffice
             **options,
         )
         if session is not None:

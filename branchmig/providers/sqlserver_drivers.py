@@ -34,6 +34,9 @@ CHOICES = (
 _MICROSOFT = ("ODBC Driver 18 for SQL Server", "ODBC Driver 17 for SQL Server")
 _FREETDS = "FreeTDS"
 
+PACKAGED = "mssql-python-odbc"
+"""What the package's driver is called in a URL: by the path of its library none is taken there."""
+
 _PACKAGE = "mssql_python_odbc"
 _MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
 _FAMILIES = (
@@ -98,6 +101,11 @@ def load_odbc() -> Any:
 def driver_of(url: URL) -> Driver:
     """The driver that a URL names, otherwise the first found. Raises DriverMissing."""
     named = url.query.get("driver")
+    if named == PACKAGED:
+        library = packaged()
+        if library is None:
+            raise DriverMissing(f"the driver of {PACKAGED} is not installed", CHOICES)
+        return Driver(str(library))
     if isinstance(named, str) and named:
         return Driver(named)
     return discovered()

@@ -6,7 +6,8 @@ They can change nothing any more: one that fails is a warning.
 from __future__ import annotations
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from ..config import Settings
@@ -17,6 +18,9 @@ from ..model import Outcome, Report, Run, Verdict
 from .events import BranchFinished, Event, RunFinished
 
 log = logging.getLogger("branchmig.hooks")
+
+_LOOK = 0.1
+"""Seconds between two looks at the fence."""
 
 _AT_ONCE = 4
 """Commands for failed branches that run beside each other."""
@@ -30,23 +34,41 @@ class HookSink:
         self._run = _run(run)
         self._fence = fence
         self._pool: ThreadPoolExecutor | None = None
+        self._waiting: list[Future[None]] = []
 
     def __call__(self, event: Event) -> None:
         match event:
             case BranchFinished(outcome) if outcome.verdict is Verdict.FAILED:
                 if self._settings.hooks.on_failure:
                     self._pool = self._pool or ThreadPoolExecutor(_AT_ONCE)
-                    self._pool.submit(self._call, "on_failure", _failed(outcome))
+                    document = _failed(outcome)
+                    self._waiting.append(self._pool.submit(self._call, "on_failure", document))
             case RunFinished(_, report):
                 self._finish(report)
 
     def _finish(self, report: Report) -> None:
-        if self._pool:
-            self._pool.shutdown(wait=True)
+        self._await_failures()
         if report.halted and report.rollout:
             rollout = report.rollout.rollout
             self._call("on_halt", {"target": rollout.target, "haltReason": rollout.halt_reason})
         self._call("after_run", _summed_up(report))
+
+    def _await_failures(self) -> None:
+        """All commands for failed branches together have as long as one of them: thousands of
+        branches that cannot be reached must not keep a tick from its end."""
+        if self._pool is None:
+            return
+        end = time.monotonic() + self._settings.hooks.timeout
+        left = set(self._waiting)
+        while left and time.monotonic() < end and self._fence.state.signum is None:
+            left = wait(left, timeout=_LOOK).not_done
+        dropped = sum(future.cancel() for future in left)
+        if dropped:
+            log.warning(
+                "[hooks] on_failure was not called for %d of the branches that failed: there was "
+                "no more time", dropped,
+            )  # fmt: skip
+        self._pool.shutdown(wait=True)
 
     def _call(self, event: str, document: dict[str, Any]) -> None:
         try:

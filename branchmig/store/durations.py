@@ -14,6 +14,11 @@ Measured = Mapping[tuple[Provider, str], float]
 """Seconds, by provider and revision."""
 
 
+_FORGOTTEN = 30 * 86_400
+"""Seconds after which the next measurement takes the place of the longest one: what once took long
+on one branch must not keep the others from being migrated for ever."""
+
+
 class Durations:
     """Every statement on durations."""
 
@@ -29,13 +34,13 @@ class Durations:
             }
 
     def learn(self, measured: Measured) -> None:
-        """Remember what took longer than it ever did."""
+        """Remember what took longer than it has for a month."""
         known = self.known()
         for (provider, revision), seconds in measured.items():
             milliseconds = round(seconds * 1000)
             if (provider, revision) not in known:
                 self._add(provider, revision, milliseconds)
-            elif seconds > known[provider, revision]:
+            else:
                 self._lengthen(provider, revision, milliseconds)
 
     def _add(self, provider: Provider, revision: str, milliseconds: int) -> None:
@@ -60,7 +65,10 @@ class Durations:
                 .where(
                     durations.c.provider == provider.value,
                     durations.c.revision == revision,
-                    durations.c.longest_ms < milliseconds,
+                    sa.or_(
+                        durations.c.longest_ms < milliseconds,
+                        durations.c.measured_at < clock(-_FORGOTTEN),
+                    ),
                 )
                 .values(longest_ms=milliseconds, measured_at=clock())
             )

@@ -94,6 +94,12 @@ class Store:
         with self._transaction() as connection:
             return tuple(rows.record(row) for row in connection.execute(statement))
 
+    def added(self) -> dict[str, datetime]:
+        """When each branch was added, by id."""
+        with self._transaction() as connection:
+            found = connection.execute(sa.select(branches.c.id, branches.c.created_at))
+            return {row.id: row.created_at for row in found}
+
     def record(self, name: str) -> Record:
         """The branch of this code (whatever its case) or id. Raises UnknownBranch."""
         by_code = rows.records().where(branches.c.code_key == name.lower())

@@ -9,8 +9,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..model import AuditFilter, Heads, PastRun, Result, Run
+from . import rows
 from .rows import Transaction
-from .tables import branches, outcomes, runs
+from .tables import branches, clock, outcomes, runs, states
+
+_GIVEN_UP = timedelta(days=7)
+"""A timer that has been silent for so long, while others ran, is not what runs this fleet."""
 
 _PAGE = 100
 """Runs that are read at a time: a trail of years must not have to fit into memory."""
@@ -44,13 +48,16 @@ class Trail:
             left = None if left is None else left - count
 
     def last_tick(self) -> datetime | None:
-        """When the timer last began an `apply-all`, or where it never did, when anybody did."""
-        latest = sa.select(sa.func.max(runs.c.started_at)).where(runs.c.command == "apply-all")
+        """When an `apply-all` was last seen: begun, ended, or this very moment at work.
+
+        The timer's own; anybody's where the timer has had none for a week while others had.
+        """
         with self._transaction() as connection:
-            by_timer: datetime | None = connection.execute(
-                latest.where(runs.c.trigger_kind == "timer")
-            ).scalar()
-            return by_timer or connection.execute(latest).scalar()
+            anybodys = _seen(connection)
+            timers = _seen(connection, runs.c.trigger_kind == "timer")
+        if timers is None or anybodys is None:
+            return anybodys
+        return anybodys if anybodys - timers > _GIVEN_UP else timers
 
     def first_reached(self, heads: Heads) -> datetime | None:
         """When the first branch was brought to these heads."""
@@ -60,6 +67,24 @@ class Trail:
         with self._transaction() as connection:
             found: datetime | None = connection.execute(statement).scalar()
             return found
+
+
+def _seen(connection: sa.Connection, *which: sa.ColumnElement[bool]) -> datetime | None:
+    row = connection.execute(
+        sa.select(runs.c.id, runs.c.started_at, runs.c.finished_at)
+        .where(runs.c.command == "apply-all", *which)
+        .order_by(runs.c.started_at.desc())
+        .limit(1)
+    ).first()
+    if row is None:
+        return None
+    at_work = sa.select(states.c.branch_id).where(
+        states.c.lock_owner == row.id, states.c.lock_expires_at > clock()
+    )
+    if row.finished_at is None and connection.execute(at_work.limit(1)).first():
+        return rows.now(connection)
+    found: datetime = row.finished_at or row.started_at
+    return found
 
 
 def _page(wanted: AuditFilter, last: str | None) -> sa.Select[Any]:

@@ -610,3 +610,13 @@ def test_sixteen_clients_lose_no_update_of_headoffice_on_mariadb(headoffice: Off
         list(pool.map(count, range(16)))
     assert store.record("BR0").state.retry_count == 48
     store.close()
+
+
+def test_a_password_with_an_at_sign_that_is_not_quoted_is_refused_and_no_part_of_it_told(
+    strategy: MysqlStrategy,
+) -> None:
+    for url in ("mysql://u:corr@ect/horse@h/d", "mysql://u:corr@ect:horse@h/d"):
+        with pytest.raises(UsageError) as caught:
+            strategy.check_url(url)
+        assert "malformed URL" in caught.value.message
+        assert "horse" not in caught.value.message

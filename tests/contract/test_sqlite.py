@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from branchmig.fence import Fence
 from branchmig.model import (
     FailureKind,
     SkipReason,
+    Task,
     VersionTable,
 )
 
@@ -701,3 +703,13 @@ def test_migrating_writes_nothing_into_the_history(scene: Scene) -> None:
     before = sorted(scene.versions.parent.rglob("*"))
     assert scene.attempt().heads == ("a3",)
     assert sorted(scene.versions.parent.rglob("*")) == before
+
+
+def test_attempts_leave_no_listener_on_what_they_share(scene: Scene) -> None:
+    scene.revision("r1", 'op.execute("CREATE TABLE shops (id)")')
+    migrator = scene.migrator
+    for number in range(3):
+        branch = replace(scene.branch, url=f"sqlite:///b{number}.db")
+        assert migrator.attempt(Task(branch, "head"), Fence()).failure is None
+    with migrator.strategy(branch.provider).connect(branch.url) as connection:
+        assert not list(connection.engine.dialect.dispatch.handle_error)

@@ -207,7 +207,8 @@ class Den:
         self._add(engine, self.address(server, words["url"], port=port))
         self._add(engine, self.address(server, "${file:password}", port=port, database="port"))
         self._add(engine, self.address(server, "${file:password}", user=root, database="right"))
-        option = f"?password={unknown}&nonsense={unknown}"
+        choking = "target_session_attrs" if engine == "postgresql" else "read_timeout"
+        option = f"?password={unknown}&{choking}={unknown}"
         self._add(engine, self.address(server, words["url"], database="option", query=option))
         whole = "${env:BRANCHMIG_SECRET_URL}" if engine == "postgresql" else "${credential:url}"
         self._add(engine, whole)

@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import pytest
+from canaries import Hunt, canary
 from guests import Guest, booted, leave_out_without_guests
 from office import HISTORIES, Office
 from processes import until
@@ -229,6 +231,35 @@ def test_ticks_come_by_themselves_with_a_secret_that_systemd_keeps_and_go_on_aft
         add(guest.start(), "BR4")
         until(lambda: statuses(guest)["BR4"] == "Completed", "the new branch at head")
         assert guest.shows(SERVICE, "Result") == ("success",)
+
+
+def test_a_service_that_fails_tells_its_journal_nothing_of_its_credential(host: Host) -> None:
+    secret = canary(Random(), awkward=True)
+    with guarded_server() as (server, sockets):
+        server.add_user("till", PASSWORD)
+        server.query("CREATE DATABASE shop OWNER till")
+        hook = '[hooks]\nafter_run = ["/etc/branchmig/tell"]\n'
+        guest = host(f"{SETTINGS}{hook}", {sockets: "/srv/postgresql"})
+        guest.put(
+            "/etc/branchmig/tell", '#!/bin/sh\ncat "$CREDENTIALS_DIRECTORY"/*\nfalse\n', 0o755
+        )
+        guest.put("/etc/branchmig/credentials/till", f"{secret}\n", 0o600)
+        guest.put(
+            "/etc/systemd/system/branchmig.service.d/host.conf",
+            "[Service]\nLoadCredential=till:/etc/branchmig/credentials/till\n",
+        )
+        where = f"host=/srv/postgresql&port={server.port}"
+        add(guest, "BR1", SHOP=f"postgresql://till:${{credential:till}}@/shop?{where}")
+        guest.systemctl("start", SERVICE, code=1)
+        journal = "\n".join(guest.journal(SERVICE))
+        assert "SHOP failed" in journal
+        assert "[hooks] after_run (/etc/branchmig/tell) failed with exit code 1: ***" in journal
+        hunt = Hunt([secret])
+        hunt.look("the journal", journal)
+        hunt.look("all journals", guest.run("journalctl", "--no-pager", "--output=verbose").stdout)
+        for error in office(guest).headoffice("SELECT error FROM branchmig_outcomes"):
+            hunt.look("HeadOffice", str(error))
+        assert not hunt.found
 
 
 def test_a_stop_in_the_middle_of_a_revision_leaves_everything_in_order(host: Host) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -19,6 +21,7 @@ import pytest
 import simulated
 from clocks import first_at_or_after
 from office import Office
+from receiver import Receiver, receiver
 from servers import MISSING, Mariadb, Postgresql, Server, private
 from simulated import Host
 
@@ -57,8 +60,8 @@ WINDOWS = {
 }
 """By tag; the last for everybody else."""
 
-HOURS = {0, 1, 2, 3, 4, 5, 6, 12, 15, 16, 17, 18}
-"""When the timer ticks, by UTC: in all windows, shortly before and after them, and in between."""
+HOURS = frozenset({1, 2, 5, 12, 16})
+"""When the timer ticks, by UTC: in every window, and in between."""
 
 FREEZE = (datetime(2026, 10, 13, tzinfo=UTC), datetime(2026, 10, 15, tzinfo=UTC), "berlin")
 
@@ -107,6 +110,18 @@ class Month:
         self.down.setdefault(type(server).__name__, []).append((now, now + length))
         server.kill()
 
+    def unmount(self, code: str, now: datetime, length: timedelta) -> None:
+        """The share with a branch's file is not there for so long."""
+        self.down.setdefault(code, []).append((now, now + length))
+        file = self.office.database(self.branches[code].database)
+        file.rename(file.with_suffix(".away"))
+
+    def mount(self, code: str) -> None:
+        """It is there again; whoever mounted it has the next tick try the branch."""
+        file = self.office.database(self.branches[code].database)
+        file.with_suffix(".away").rename(file)
+        self.office.run("retry", code)
+
     def write(self, name: str, parent: str | None, body: str) -> None:
         (self.office.folder / "history" / "versions" / f"{name}.py").write_text(
             "import sqlalchemy as sa\nfrom alembic import op\n"
@@ -146,10 +161,14 @@ class Month:
             return None
         return str(rows[0][0]) if rows else None
 
+    def away(self, branch: Branch) -> list[tuple[datetime, datetime]]:
+        """When a branch could not be reached."""
+        server = type(branch.server).__name__ if branch.server else ""
+        return [*self.down.get(server, []), *self.down.get(branch.code, [])]
+
     def could_be_reached(self, branch: Branch, start: datetime, end: datetime) -> bool:
         """Whether, in a window, the timer ran while the branch could be reached."""
-        server = type(branch.server).__name__ if branch.server else ""
-        down = self.down.get(server, [])
+        down = self.away(branch)
         frozen_from, frozen_until, tag = FREEZE
         if branch.tag == tag:
             down = [*down, (frozen_from, frozen_until)]
@@ -163,9 +182,7 @@ class Month:
     def check(self, now: datetime) -> None:
         """Every branch of which two windows in which it could be reached are over is at head."""
         for branch in self.branches.values():
-            if branch.left or any(
-                a <= now < b for a, b in self.down.get(type(branch.server).__name__, [])
-            ):
+            if branch.left or any(a <= now < b for a, b in self.away(branch)):
                 continue
             since = max(self.shipped, branch.joined)
             over = [
@@ -177,7 +194,7 @@ class Month:
                 assert self.heads(branch) == self.revisions[-1], (self.seed, now, branch, over)
 
 
-def settings() -> str:
+def settings(pager: str) -> str:
     windows = [
         f'{{ cron = "{hours.cron}", hours = {hours.length / HOUR:g}, tz = "{hours.zone}"'
         + (f', tag = "{tag}" }}' if tag else " }")
@@ -187,6 +204,8 @@ def settings() -> str:
     return (
         '[migrations]\nscript_location = "history"\nprobe = false\n'
         '[retry]\nunreachable = "wait"\n[run]\nconnect_timeout = 2\nworkers = 2\n'
+        f'[notify]\nurls = ["{pager}"]\n'
+        'on = ["failure", "manual", "halt", "recovery", "digest"]\n'
         f"[schedule]\nwindows = [{', '.join(windows)}]\n"
         f'freezes = [{{ from = {begin:%Y-%m-%d}, until = {end - HOUR:%Y-%m-%d}, tag = "{tag}" }}]\n'
     )
@@ -203,10 +222,25 @@ def month(office: Office, family: Any) -> Iterator[Month]:
         yield Month(office, host, seed)
 
 
-@pytest.mark.timeout(1200)
-def test_a_month_of_windows_outages_and_a_bad_revision(month: Month) -> None:
+@pytest.fixture
+def pager() -> Iterator[Receiver]:
+    with receiver() as server:
+        yield server
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    "hours",
+    [
+        pytest.param(HOURS, id="some hours"),
+        pytest.param(frozenset(range(24)), id="every hour", marks=pytest.mark.soak),
+    ],
+)
+def test_a_month_of_windows_outages_and_a_bad_revision(
+    month: Month, pager: Receiver, hours: frozenset[int]
+) -> None:
     office = month.office
-    office.configure(settings())
+    office.configure(settings(pager.url))
     month.ship('op.create_table("t", sa.Column("n", sa.Integer))', BEGIN)
     minutes = timedelta(minutes=random.Random(month.seed).randrange(60))
     with private(Postgresql) as postgresql, private(Mariadb) as mariadb:
@@ -219,12 +253,13 @@ def test_a_month_of_windows_outages_and_a_bad_revision(month: Month) -> None:
             if event := events.pop((day, of_day), None):
                 event(now)
             # The machine of the timer sleeps through one night.
-            if of_day in HOURS and not (day == 22 and of_day < 12):
+            if of_day in hours and not (day == 22 and of_day < 12):
                 month.tick(now)
                 month.check(now)
         assert not events
         month.check(BEGIN + 31 * 24 * HOUR)
     check_times(month)
+    check_telling(month, pager)
 
 
 def happenings(
@@ -250,6 +285,8 @@ def happenings(
         (6, 13): lambda now: month.add(now, "NEW", "berlin", mariadb),
         (8, 0): lambda now: month.stop(mariadb, now, 6 * HOUR),
         (8, 6): lambda now: mariadb.start(),
+        (10, 0): lambda now: month.unmount("BR09", now, 12 * HOUR),
+        (10, 12): lambda now: month.mount("BR09"),
         (16, 12): lambda now: month.ship('op.execute("INSERT INTO nowhere VALUES (1)")', NEVER),
         (18, 12): mend,
         (20, 0): leave,
@@ -276,3 +313,47 @@ def check_times(month: Month) -> None:
         assert any(start <= at < end for start, end in branch.windows()), (month.seed, code, text)
         frozen = branch.tag == frozen_tag and frozen_from <= at < frozen_until
         assert not frozen, (month.seed, code, text)
+
+
+def check_telling(month: Month, pager: Receiver) -> None:
+    """Each trouble was told once while it lasted, and its end once; and once a day how they are."""
+    told = Counter(
+        (topic, code)
+        for letter in pager.letters
+        for topic, pattern in TOLD.items()
+        for code in codes(letter["title"] + "\n" + letter["message"], pattern)
+    )
+    assert told == expected(month), (month.seed, told, pager.titles)
+    digests = [title for title in pager.titles if title == "branchmig: the digest"]
+    assert len(digests) == len({tick.date() for tick in month.ticks if tick.hour >= 7})
+
+
+TOLD = {"failure": r"failed\n", "manual": r"needs? a person\n", "recovery": ""}
+
+
+def codes(text: str, pattern: str) -> list[str]:
+    """The branches that a message is about, where it is of the kind that begins like this."""
+    if not pattern:
+        return re.findall(r"^(\w+) is Completed again$", text, re.MULTILINE)
+    if not re.match(rf"branchmig: .*{pattern}", text):
+        return []
+    lines = text.split("\n\n", maxsplit=1)[0].splitlines()[1:]
+    return [code for line in lines for code in line.partition(": ")[0].split(", ")]
+
+
+def expected(month: Month) -> Counter[tuple[str, str]]:
+    """What should have been told, by what HeadOffice has recorded of every branch in turn."""
+    rows = month.office.headoffice(
+        "SELECT branch_code, status FROM branchmig_outcomes ORDER BY finished_at, branch_code"
+    )
+    wanted: Counter[tuple[str, str]] = Counter()
+    lasting: dict[str, set[str]] = {}
+    for code, status in rows:
+        topic = {"Failed": "failure", "RequiresManualIntervention": "manual"}.get(status)
+        if topic and topic not in lasting.setdefault(code, set()):
+            lasting[code].add(topic)
+            wanted[topic, code] += 1
+        if status == "Completed" and lasting.pop(code, None):
+            wanted["recovery", code] += 1
+    assert wanted
+    return wanted

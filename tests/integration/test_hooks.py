@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 import uuid
@@ -171,6 +172,37 @@ def test_the_second_signal_of_a_stop_ends_a_hook_at_once(office: Office, family:
     assert office.status("BR001")["retryCount"] == 0
 
 
+def test_what_a_hook_closed_before_a_branch_is_opened_again_whatever_stops_the_work(
+    office: Office, family: Family
+) -> None:
+    slow.prepare(office, "BR001")
+    slow.hold(office, "BR001")
+    hooks(office, before_branch=["touch", "closed"], after_branch=["sh", "-c", "rm closed"])
+    log = office.folder / "log"
+    with log.open("w") as err:
+        run = office.start("apply-all", "--json", stderr=err)
+        slow.begun(office, "BR001", "s2_many")
+        assert (office.folder / "closed").exists()
+        run.send_signal(signal.SIGTERM)
+        until(lambda: "again" in log.read_text(), "that the first signal is obeyed")
+        run.send_signal(signal.SIGTERM)
+        run.communicate(timeout=60)
+    assert run.returncode == 143, log.read_text()
+    assert not (office.folder / "closed").exists()
+
+
+def test_commands_for_many_failed_branches_hold_the_run_no_longer_than_one(
+    office: Office, family: Family
+) -> None:
+    slow.prepare(office, *(codes := [f"BR{number:02}" for number in range(60)]))
+    for code in codes:
+        office.database(code).write_bytes(b"no database" * 100)
+    hooks(office, on_failure=["sleep", "600"], timeout=2)
+    done = office.run("apply-all", code=1)
+    assert re.search(r"on_failure was not called for \d+ of the branches that failed", done.stderr)
+    family.gone()
+
+
 def test_a_hook_dies_with_the_worker_that_called_it(office: Office, family: Family) -> None:
     slow.prepare(office, "BR001")
     hooks(office, before_branch=["sh", "-c", "touch begun; exec sleep 600"], timeout=600)
@@ -304,8 +336,10 @@ def test_what_a_server_says_of_a_script_with_a_password_is_left_out(
 def test_a_folder_of_scripts_that_is_missing_is_a_fault_of_the_settings(office: Office) -> None:
     slow.prepare(office, "BR001")
     hooks(office, scripts="nowhere")
-    document = office.json("apply", "BR001", code=78)
-    assert "[hooks] scripts: there is no folder" in document["error"]["message"]
+    for command in (("apply", "BR001"), ("apply-all",)):
+        document = office.json(*command, code=78)
+        assert "[hooks] scripts: there is no folder" in document["error"]["message"]
+    assert office.status("BR001")["retryCount"] == 0
 
 
 def test_hooks_and_scripts_that_others_can_write_are_refused_for_root(office: Office) -> None:
@@ -318,3 +352,24 @@ def test_hooks_and_scripts_that_others_can_write_are_refused_for_root(office: Of
         assert f"{path} is code that" in done.stderr
         assert "everybody can write it" in done.stderr
         Path(office.folder / path).chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    "shows", ["echo $BACKUP_TOKEN", 'cat "$CREDENTIALS_DIRECTORY"/till', "cat secrets/till", "env"]
+)
+def test_a_command_that_fails_tells_no_secret_that_it_was_given(office: Office, shows: str) -> None:
+    secret = "correct horse'-battery"
+    office.add("BR001")
+    for folder in ("secrets", "credentials"):
+        (office.folder / folder).mkdir()
+        (office.folder / folder / "till").write_text(f"first line\n{secret}\n")
+    hooks(office, before_run=program(office, "hook", f"#!/bin/sh\n{shows}\nexit 3\n"))
+    office.settings.write_text(office.settings.read_text() + '[secrets]\ndirectory = "secrets"\n')
+    done = office.run(
+        "apply-all",
+        code=1,
+        BACKUP_TOKEN=secret,
+        CREDENTIALS_DIRECTORY=str(office.folder / "credentials"),
+    )
+    assert "failed with exit code 3" in done.stderr
+    assert "horse" not in done.stderr

@@ -163,6 +163,9 @@ def test_the_oldest_lag_counts_from_when_the_first_branch_had_what_others_lack(
         "UPDATE branchmig_outcomes SET finished_at = strftime('%Y-%m-%d %H:%M:%f', 'now', "
         "'-2 days') || '000'"
     )
+    # It was added only now, so nobody has waited for it.
+    assert office.json("health", code=1)["lagSeconds"] < 3600
+    office.headoffice("UPDATE branchmig_branches SET created_at = '2020-01-01 00:00:00.000000'")
     document = office.json("health", code=1)
     assert document["behind"] == 1
     assert document["lagSeconds"] == pytest.approx(2 * 86_400, abs=120)

@@ -87,8 +87,9 @@ def test_a_revision_that_took_longer_elsewhere_than_the_window_lasts_is_not_begu
 def test_how_long_revisions_took_is_remembered_at_its_longest(office: Office) -> None:
     slow.prepare(office, "BR001", "BR002")
     office.headoffice(
-        "INSERT INTO branchmig_durations VALUES ('sqlite', 's1', 7200000, '2026-01-01'),"
-        " ('sqlite', 's4', -1, '2026-01-01')"
+        "INSERT INTO branchmig_durations VALUES"
+        " ('sqlite', 's1', 7200000, strftime('%Y-%m-%d %H:%M:%f', 'now') || '000'),"
+        " ('sqlite', 's4', -1, '2020-01-01')"
     )
     office.run("apply", "BR001")
     office.run("apply-all")
@@ -96,6 +97,18 @@ def test_how_long_revisions_took_is_remembered_at_its_longest(office: Office) ->
     assert set(known) == set(slow.REVISIONS)
     assert known["s1"] == 7200000
     assert known["s4"] >= 0
+
+
+def test_what_took_long_a_month_ago_is_forgotten_at_the_next_measurement(office: Office) -> None:
+    slow.prepare(office, "BR001", "BR002")
+    office.headoffice(
+        "INSERT INTO branchmig_durations VALUES ('sqlite', 's1', 7200000, '2020-01-01')"
+    )
+    schedule(office, window(OPEN))
+    done = office.run("apply-all", "--json")
+    assert "longer than the whole window of BR001 (3600 s)" in done.stderr
+    office.run("apply", "BR002")
+    assert outcomes(office)["BR001"]["verdict"] == "migrated"
 
 
 def test_a_run_begins_no_branch_after_its_minutes_and_ends_what_it_has_begun(
