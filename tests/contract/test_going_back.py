@@ -346,10 +346,13 @@ def test_a_downgrade_that_breaks_half_way_is_journaled_and_gone_on_with(journale
     assert failed.failure is not None
     assert "half way, journaled" in failed.failure.message
     assert lab.migrator().look(lab.branch).unfinished
+    again = take(lab, found.sparing()).failure
+    assert again is not None
+    assert again.type == failed.failure.type  # what is gone by now is nothing that it would lose
     lab.query("CREATE TABLE nowhere (id INT)")
-    again = down(lab, "r1")
-    assert (named(again), refused(again)) == ([], [])
-    done = take(lab, again.sparing())
+    anew = down(lab, "r1")
+    assert (named(anew), refused(anew)) == ([], [])
+    done = take(lab, anew.sparing())
     assert (done.failure, done.applied, done.heads) == (None, ("r3", "r2"), ("r1",))
     assert not lab.has_journal()
 

@@ -479,3 +479,23 @@ def test_a_run_has_one_outcome_a_branch_and_all_or_nothing_is_written(
     with pytest.raises(Exception, match="branchmig_outcomes"):
         store.conclude(lease, succeed, RUN, outcome(branch))
     assert state(store, branch) == before
+
+
+def test_a_run_is_at_work_while_it_has_no_end_and_holds_a_lease(
+    store: Store, branch: Branch
+) -> None:
+    def at_work() -> bool:
+        run = store.past.run(RUN.id[:8])
+        assert (run.id, run.command) == (RUN.id, RUN.command)
+        return run.at_work
+
+    assert not at_work()
+    expired(store, branch)
+    assert not at_work()
+    lease = acquire(store, branch, "another")
+    assert not at_work()
+    store.conclude(lease, succeed, RUN, None)
+    acquire(store, branch)
+    assert at_work()
+    store.finish_run(RUN, 0)
+    assert not at_work()
