@@ -23,8 +23,10 @@ DEPLOY = ROOT / "deploy"
 
 
 def run(*command: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    # The tests themselves may be run by a make, which tells those within it of that.
+    kept = {k: v for k, v in os.environ.items() if k not in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS")}
     return subprocess.run(
-        [str(word) for word in command], cwd=ROOT, env={**os.environ, **environ}, text=True,
+        [str(word) for word in command], cwd=ROOT, env={**kept, **environ}, text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
     )  # fmt: skip
 

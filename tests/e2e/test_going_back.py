@@ -117,7 +117,7 @@ def pinned(office: Office) -> dict[str, tuple[str | None, bool]]:
     return {row["branchCode"]: (row["lastMigrationApplied"], row["pinned"]) for row in rows}
 
 
-@pytest.mark.parametrize("each", [34])
+@pytest.mark.parametrize("each", [8, pytest.param(34, marks=pytest.mark.soak)])
 def test_a_run_over_a_hundred_branches_of_three_engines_is_undone_to_the_last_row(
     books: Books, family: Family, postgresql: Postgresql, mariadb: Mariadb, each: int
 ) -> None:

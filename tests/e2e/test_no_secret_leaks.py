@@ -29,7 +29,7 @@ from processes import Family
 from servers import Mariadb, Postgresql, Server, free_port
 from zygote import Zygote
 
-FAILURES = int(os.environ.get("TEST_FAILURES", "40"))
+FAILURES = int(os.environ.get("TEST_FAILURES", "20"))
 MANY = int(os.environ.get("TEST_FAILURES", "2000"))
 
 PLACES = (

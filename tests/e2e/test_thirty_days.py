@@ -60,7 +60,7 @@ WINDOWS = {
 }
 """By tag; the last for everybody else."""
 
-HOURS = frozenset({1, 2, 5, 12, 16})
+HOURS = frozenset({1, 5, 12, 16})
 """When the timer ticks, by UTC: in every window, and in between."""
 
 FREEZE = (datetime(2026, 10, 13, tzinfo=UTC), datetime(2026, 10, 15, tzinfo=UTC), "berlin")
@@ -244,7 +244,13 @@ def test_a_month_of_windows_outages_and_a_bad_revision(
     month.ship('op.create_table("t", sa.Column("n", sa.Integer))', BEGIN)
     minutes = timedelta(minutes=random.Random(month.seed).randrange(60))
     with private(Postgresql) as postgresql, private(Mariadb) as mariadb:
-        for number, (tag, server) in enumerate(product(WINDOWS, (None, postgresql, mariadb))):
+        places: list[tuple[str, Server | None]] = [
+            *(("", None), ("berlin", None), ("berlin", postgresql)),
+            *(("sydney", None), ("sydney", mariadb), ("new-york", postgresql)),
+        ]
+        if hours != HOURS:
+            places += product(WINDOWS, (None, postgresql, mariadb))
+        for number, (tag, server) in enumerate(places):
             month.add(BEGIN, f"BR{number:02}", tag, server)
         events = happenings(month, postgresql, mariadb)
         for hour in range(30 * 24):
@@ -285,8 +291,8 @@ def happenings(
         (6, 13): lambda now: month.add(now, "NEW", "berlin", mariadb),
         (8, 0): lambda now: month.stop(mariadb, now, 6 * HOUR),
         (8, 6): lambda now: mariadb.start(),
-        (10, 0): lambda now: month.unmount("BR09", now, 12 * HOUR),
-        (10, 12): lambda now: month.mount("BR09"),
+        (10, 0): lambda now: month.unmount("BR00", now, 12 * HOUR),
+        (10, 12): lambda now: month.mount("BR00"),
         (16, 12): lambda now: month.ship('op.execute("INSERT INTO nowhere VALUES (1)")', NEVER),
         (18, 12): mend,
         (20, 0): leave,
@@ -305,7 +311,7 @@ def check_times(month: Month) -> None:
         "SELECT branch_code, finished_at, verdict FROM branchmig_outcomes"
         " WHERE verdict <> 'skipped'"
     )
-    assert len([verdict for *_, verdict in outcomes if verdict == "migrated"]) > 40
+    assert len([verdict for *_, verdict in outcomes if verdict == "migrated"]) > 25
     frozen_from, frozen_until, frozen_tag = FREEZE
     for code, text, _ in outcomes:
         at = datetime.fromisoformat(text).replace(tzinfo=UTC)
