@@ -18,7 +18,7 @@ from branchmig import masking
 LONGEST = (
     *("test_real_histories.py", "test_chaos.py", "test_two_machines.py"),
     *("test_kills.py", "test_server_kills.py", "test_bad_servers.py"),
-    *("test_systemd.py", "test_thirty_days.py", "test_going_back.py"),
+    *("test_systemd.py", "test_going_back.py"),
 )
 
 

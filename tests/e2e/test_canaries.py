@@ -22,7 +22,7 @@ from receiver import receiver
 from servers import Mariadb, Postgresql
 from zygote import Zygote
 
-FAILURES = int(os.environ.get("TEST_FAILURES", "30"))
+FAILURES = int(os.environ.get("TEST_FAILURES", "15"))
 
 COMMANDS = (
     *(("apply", "BR0"),) * 9,

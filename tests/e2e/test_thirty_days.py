@@ -228,14 +228,9 @@ def pager() -> Iterator[Receiver]:
         yield server
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(
-    "hours",
-    [
-        pytest.param(HOURS, id="some hours"),
-        pytest.param(frozenset(range(24)), id="every hour", marks=pytest.mark.soak),
-    ],
-)
+@pytest.mark.parametrize("hours", [HOURS, frozenset(range(24))], ids=["some", "every"])
 def test_a_month_of_windows_outages_and_a_bad_revision(
     month: Month, pager: Receiver, hours: frozenset[int]
 ) -> None:
