@@ -176,10 +176,14 @@ def _without_parts(text: str, secret: str) -> str:
     return "".join(parts)
 
 
+_SCHEME = re.compile(r"[a-z0-9]{1,12}")
+"""How services are spelt; what stands there by mistake may be the secret itself."""
+
+
 def mask_address(url: str) -> str:
     """Of such an address what may be shown: the kind of service."""
     scheme = url.partition("://")[0]
-    return f"{scheme}://{STARS}" if scheme.isalnum() else STARS
+    return f"{scheme}://{STARS}" if _SCHEME.fullmatch(scheme) else STARS
 
 
 def mask_words(text: str, url: str) -> str:

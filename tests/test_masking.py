@@ -180,6 +180,7 @@ def test_of_an_address_only_the_kind_of_service_is_shown() -> None:
     assert masking.mask_address("slack://T0kenA/T0kenB") == "slack://***"
     assert masking.mask_address("T0kenA/T0kenB") == "***"
     assert masking.mask_address("${credential:pager}") == "***"
+    assert masking.mask_address("OPR7l17uebVYe47CrMe://h") == "***"
 
 
 def test_tokens_of_an_address_are_masked_wherever_they_turn_up_and_plain_words_are_not() -> None:
