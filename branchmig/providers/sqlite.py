@@ -178,8 +178,8 @@ class SqliteStrategy:
             )
         if parsed.host or parsed.username:
             raise UsageError(
-                "a SQLite URL has three slashes before the path: "
-                f"sqlite:///{parsed.host or 'PATH'}",
+                # Not as it was written: what stands there may be the end of a password.
+                "a SQLite URL has three slashes before the path: sqlite:///PATH",
                 "four for an absolute path: sqlite:////srv/branches/br001.db",
             )
         if not parsed.database or parsed.database == ":memory:":

@@ -133,9 +133,12 @@ def files(folder: Path) -> set[Path]:
     return {path for path in folder.rglob("*") if path.is_file()}
 
 
-def leaks(failures: int, folder: Path, town: Town, initialised: bytes) -> list[str]:
-    """So many failures, and whatever they gave away."""
-    first = int(os.environ.get("TEST_SEED", "0")) or Random().randrange(10**9)
+def leaks(
+    failures: int, folder: Path, town: Town, initialised: bytes, seed: int | None = None
+) -> list[str]:
+    """So many failures, and whatever they gave away. `seed` None: by chance."""
+    given = int(os.environ.get("TEST_SEED", "0")) or seed
+    first = Random().randrange(10**9) if given is None else given
     found: list[str] = []
     failed = number = 0
     with Zygote() as zygote:
@@ -152,7 +155,8 @@ def leaks(failures: int, folder: Path, town: Town, initialised: bytes) -> list[s
 def test_no_failure_of_any_command_on_any_engine_gives_a_secret_away(
     tmp_path: Path, town: Town, initialised: bytes
 ) -> None:
-    assert not leaks(FAILURES, tmp_path, town, initialised)
+    # Always the same: what chance finds is for the soak, where there is time to look at it.
+    assert not leaks(FAILURES, tmp_path, town, initialised, seed=20_261_126)
 
 
 @pytest.mark.soak
