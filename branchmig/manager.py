@@ -416,7 +416,11 @@ def withdrawal(
     previous: BranchState, attempt: Attempt, policy: transitions.RetryPolicy
 ) -> Transition:
     """The transition that an attempt to roll back amounts to."""
-    refused = attempt.failure is not None and attempt.failure.type == RollbackRefused.__name__
+    failure = attempt.failure
+    # Refused, or a fault of this host: neither says anything of the branch.
+    refused = failure is not None and (
+        failure.type == RollbackRefused.__name__ or failure.kind is FailureKind.HOST
+    )
 
     def change(state: BranchState, now: datetime) -> BranchState:
         if attempt.skip or refused:

@@ -19,6 +19,7 @@ from branchmig.model import (
     BranchState,
     Direction,
     Failure,
+    FailureKind,
     Heads,
     MigrationStatus,
     Reversal,
@@ -310,3 +311,11 @@ def test_what_a_killed_rollback_leaves_needs_a_person_once_its_lease_has_run_out
     assert transitions.held_back(left, NOW, POLICY) is SkipReason.PINNED
     again = ended(left, Attempt(heads=("r1",), applied=("r2",)))
     assert (again.status, again.error, again.pinned) == (MigrationStatus.COMPLETED, None, True)
+
+
+def test_a_rollback_that_a_host_cannot_even_begin_counts_against_no_branch() -> None:
+    before = BranchState(status=MigrationStatus.COMPLETED, heads=("r2",))
+    missing = Failure("SecretMissing", "it is not there", kind=FailureKind.HOST)
+    change = withdrawal(before, Attempt(failure=missing), transitions.RetryPolicy())
+    after = change(transitions.withdraw(before, "r1", NOW), NOW)
+    assert (after.status, after.retry_count, after.pinned) == (MigrationStatus.COMPLETED, 0, True)

@@ -42,7 +42,7 @@ def watched(session: Session, read: Callable[[], Page], seconds: float) -> None:
             head = Line(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%SZ}, every {seconds:g} s", "dim")
             told = (head, trouble) if trouble else (head,)
             live.update(_fitted(page, told, console.height), refresh=True)
-            time.sleep(seconds)
+            time.sleep(seconds)  # Ctrl-C and SIGTERM end it by an exception
             try:
                 page, trouble = read(), None
             except StoreError as error:

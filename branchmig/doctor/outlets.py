@@ -39,7 +39,7 @@ def _notifications(count: int) -> Diagnosis:
 
 def _metrics(folder: Path) -> Diagnosis:
     try:
-        import prometheus_client  # noqa: F401
+        import prometheus_client  # noqa: F401  (whether it is there is all that is asked)
     except ImportError:
         return Diagnosis(
             "metrics", str(folder), Severity.WARNING,

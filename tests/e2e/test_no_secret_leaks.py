@@ -223,7 +223,7 @@ class Den:
         url = self.address(server, typed, database=f"typed{chance.randrange(1000)}")
         bad = chance.choice((url, url.replace("127.0.0.1:", "127.0.0.1:x"), f"no{url}", f"{url}\0"))
         choices: list[tuple[list[str], str]] = [
-            *([["apply", code], ""] for _ in range(4)),  # type: ignore[list-item]
+            *[(["apply", code], "")] * 4,
             (["apply", code, "--create"], ""),
             (["apply-all"], ""),
             *(([name], "") for name in ("pending", "status", "validate", "audit", "health")),
