@@ -46,7 +46,7 @@ _SHOWN = 500
 _LAUNCH = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-for signum in (signal.SIGINT, signal.SIGTERM):
+for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ):
     signal.signal(signum, signal.SIG_DFL)
 signal.pthread_sigmask(signal.SIG_SETMASK, ())
 try:
@@ -55,7 +55,8 @@ except OSError as error:
     sys.exit(f"it cannot be started: {error.strerror}")
 """
 """Becomes the command, after it has been made to die with the process that called it
-(PR_SET_PDEATHSIG of prctl(2)) and to take the signals that a worker process leaves to its parent.
+(PR_SET_PDEATHSIG of prctl(2)) and to take the signals that a worker process leaves to its parent
+and those that Python ignores: without SIGPIPE a `yes | head` does not end quietly.
 A program of its own, since Python's `preexec_fn` may hang where there are threads.
 """
 

@@ -222,6 +222,14 @@ def test_secrets_that_a_hook_prints_are_masked(office: Office) -> None:
     assert "password=***" in done.stderr
 
 
+def test_a_hook_ignores_none_of_the_signals_that_python_does(office: Office) -> None:
+    slow.prepare(office, "BR001")
+    hooks(office, before_branch=["sh", "-c", "grep SigIgn /proc/self/status; exit 1"])
+    (row,) = office.json("apply-all", code=1)["branches"]
+    ignored = int(row["errorMessage"].rpartition("SigIgn: ")[2], base=16)
+    assert not [one for one in (signal.SIGPIPE, signal.SIGXFSZ) if ignored & 1 << one - 1]
+
+
 def test_a_flood_of_output_is_cut(office: Office) -> None:
     slow.prepare(office, "BR001")
     hooks(office, before_branch=["sh", "-c", "yes flood | head -c 10000000; exit 1"])
