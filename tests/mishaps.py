@@ -346,9 +346,10 @@ class Mishap:
             ("schedule", f"windows = [{text}]"), ("rollout", f"canary = {text}"),
         ))  # fmt: skip
         self.settings[section] = lines
-        if self.chance(0.2) and section != "hooks":
+        name, _, value = lines[0].partition(" = ")
+        # No variable has this in its name.
+        if self.chance(0.2) and section != "hooks" and "=" not in name:
             self.settings.pop(section)
-            name, _, value = lines[0].partition(" = ")
             self.environ[f"BRANCHMIG_{section}_{name}".upper().replace(".", "_")] = value
 
     # ----------------------------------------------------------------------------------------------
