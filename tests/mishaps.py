@@ -347,8 +347,7 @@ class Mishap:
         ))  # fmt: skip
         self.settings[section] = lines
         name, _, value = lines[0].partition(" = ")
-        # No variable has this in its name.
-        if self.chance(0.2) and section != "hooks" and "=" not in name:
+        if self.chance(0.2) and section != "hooks" and name.isidentifier():
             self.settings.pop(section)
             self.environ[f"BRANCHMIG_{section}_{name}".upper().replace(".", "_")] = value
 

@@ -30,8 +30,9 @@ def run(
 ) -> None:
     """Run `steps`, each in a transaction of its own together with its version row.
 
-    `connection` must not be in a transaction: Alembic would take that for a foreign one and leave
-    it open. Whatever a revision raises comes through, its transaction rolled back.
+    There is at least one step, and the branch stands where it begins. `connection` must not be in
+    a transaction: Alembic would take that for a foreign one and leave it open. Whatever a revision
+    raises comes through, its transaction rolled back.
     """
 
     def work(heads: Any, context: MigrationContext) -> Iterator[RevisionStep]:
@@ -62,6 +63,10 @@ def run(
     try:
         with redirect_stdout(sys.stderr), env:
             env.configure(connection=connection, **options)
+            # Alembic would ask once more for what the plan was made from. Whether it still holds,
+            # the hooks ask within the transaction of each step.
+            context: Any = env.get_context()
+            context.get_current_heads = lambda: steps[0].from_heads
             with env.begin_transaction():
                 env.run_migrations(**history.run_arguments)
     finally:

@@ -247,7 +247,7 @@ _LATER = clock(sa.bindparam("seconds", type_=sa.Float()))
 _THESE = states.c.branch_id.in_(sa.bindparam("of_branches", expanding=True))
 _MINE = (_THESE, states.c.lock_owner == sa.bindparam("of_owner"))
 _FOUND = rows.locking(
-    sa.select(branches.c.id, branches.c.url, branches.c.is_active, states)
+    sa.select(*rows.STATE, branches.c.id, branches.c.url, branches.c.is_active)
     .join_from(branches, states, branches.c.id == states.c.branch_id)
     .where(_THESE)
     .order_by(states.c.branch_id)

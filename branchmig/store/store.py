@@ -318,7 +318,9 @@ class Store:
             return found
 
 
-_LOCKED = rows.locking(sa.select(states).where(states.c.branch_id == sa.bindparam("of_branch")))
+_LOCKED = rows.locking(
+    sa.select(*rows.STATE).where(states.c.branch_id == sa.bindparam("of_branch"))
+)
 
 
 def _key(identity: str) -> str:

@@ -156,7 +156,8 @@ def test_no_failure_of_any_command_on_any_engine_gives_a_secret_away(
     tmp_path: Path, town: Town, initialised: bytes
 ) -> None:
     # Always the same: what chance finds is for the soak, where there is time to look at it.
-    assert not leaks(FAILURES, tmp_path, town, initialised, seed=20_261_126)
+    found = leaks(FAILURES, tmp_path, town, initialised, seed=20_261_126)
+    assert not found, "\n".join(found)
 
 
 @pytest.mark.soak
@@ -164,7 +165,8 @@ def test_no_failure_of_any_command_on_any_engine_gives_a_secret_away(
 def test_two_thousand_failures_give_no_secret_away(
     tmp_path: Path, town: Town, initialised: bytes
 ) -> None:
-    assert not leaks(2000, tmp_path, town, initialised)
+    found = leaks(2000, tmp_path, town, initialised)
+    assert not found, "\n".join(found)
 
 
 @pytest.mark.parametrize("write", [str, repr, ascii, json.dumps, lambda s: f"...{s[3:14]}..."])
