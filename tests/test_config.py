@@ -228,6 +228,13 @@ def test_what_is_wrong_in_the_environment_names_the_variable(
     assert refused(file).message == message
 
 
+def test_a_secret_in_a_variable_that_is_written_as_json_is_not_shown(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BRANCHMIG_RUN_WORKERS", r'"postgresql://till:Sl\\KC?g6\"dz&y@127.0.0.1/h"')
+    assert "KC?g6" not in refused(file).message
+
+
 # Wrong files --------------------------------------------------------------------------------------
 
 

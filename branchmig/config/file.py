@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 from .. import trust
 from ..errors import ConfigError
-from ..masking import REFERENCE, has_password, mask, remember_url, remember_words
+from ..masking import REFERENCE, has_password, mask, remember_url, remember_urls_in, remember_words
 from .settings import DEFAULTS, SECTIONS, Settings
 
 FILE_NAME = "branchmig.toml"
@@ -90,8 +90,11 @@ def load(file: Path) -> tuple[Settings, tuple[str, ...]]:
     content = _parsed(file)
     for _, text in _texts(content):
         remember_url(text)
-    for text in os.environ.values():
+    for name, text in os.environ.items():
         remember_url(text)
+        if name.upper().startswith("BRANCHMIG_"):
+            # As JSON, perhaps, in which lists are written.
+            remember_urls_in(text)
     _refuse_unknown_sections(file, content)
     _refuse_readable_secrets(file, content)
     try:
