@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
-from .errors import BranchmigError, LeaseLost
+from .errors import BranchmigError, LeaseLost, StoreError
 from .fence import Fence, Fencing, clock
 from .model import Branch, BranchState, Lease, Run
 from .store import Store
@@ -21,6 +22,28 @@ from .store.rows import Transition
 from .waves import Gate
 
 log = logging.getLogger("branchmig.lease")
+
+
+RECORDING = 60.0
+"""Seconds at most for which HeadOffice is given time to come back."""
+
+RETRYING = 0.5
+"""Seconds between two attempts to reach it."""
+
+_Answer = TypeVar("_Answer")
+
+
+def patiently(call: Callable[[], _Answer], fence: Fence, seconds: float) -> _Answer:
+    """What `call` gives, repeated while HeadOffice is away: for so many seconds, or until the run
+    is stopped. Raises StoreError."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return call()
+        except StoreError:
+            if time.monotonic() >= end or fence.state.signum is not None:
+                raise
+            time.sleep(RETRYING)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from .errors import (
 )
 from .fence import Fence
 from .health import Condition
-from .lease import hold
+from .lease import RECORDING, hold, patiently
 from .migrator import Migrator
 from .model import (
     Attempt,
@@ -59,11 +59,11 @@ from .store import Store
 from .store.durations import Measured
 from .store.rows import Transition
 
-RECORDING = 60.0
-"""Seconds for which the result of an attempt is offered to a HeadOffice that does not answer."""
-
-RETRYING = 0.5
-"""Seconds between two such offers."""
+UNRECORDED = (
+    "the next run reads it off the branch once this run's lease has expired; "
+    "`branchmig unlock --force` frees it sooner"
+)
+"""What becomes of work that landed and of which HeadOffice could not be told."""
 
 Work = Callable[[Task, Fence], Attempt]
 """Does the work on one branch's database: `Migrator.attempt`, or a worker process."""
@@ -279,25 +279,21 @@ class BranchMigrationManager:
 
         Raises StoreError that says what landed and is not recorded.
         """
-        end = time.monotonic() + min(RECORDING, self.settings.run.lease_seconds)
-        while True:
-            try:
-                state = self.store.conclude(lease, change, self.run, outcome)
-                return replace(outcome, status=state.status)
-            except StoreError as error:
-                if time.monotonic() < end and self.fence.state.signum is None:
-                    time.sleep(RETRYING)
-                    continue
-                landed = ", ".join(outcome.applied) or "nothing"
-                error.message += (
-                    f"; on {outcome.branch.code} {landed} landed in this run, which could not be "
-                    "recorded"
-                )
-                error.hint = (
-                    "the next run reads it off the branch once this run's lease has expired; "
-                    "`branchmig unlock --force` frees it sooner"
-                )
-                raise
+        try:
+            state = patiently(
+                lambda: self.store.conclude(lease, change, self.run, outcome),
+                self.fence,
+                min(RECORDING, self.settings.run.lease_seconds),
+            )
+        except StoreError as error:
+            landed = ", ".join(outcome.applied) or "nothing"
+            error.message += (
+                f"; on {outcome.branch.code} {landed} landed in this run, which could not be "
+                "recorded"
+            )
+            error.hint = UNRECORDED
+            raise
+        return replace(outcome, status=state.status)
 
     @contextmanager
     def _given_back(self, lease: Lease) -> Iterator[None]:

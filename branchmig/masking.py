@@ -71,7 +71,9 @@ def remember(secret: str | None) -> None:
         return
     # What need not be quoted differs: SQLAlchemy leaves blanks and pluses.
     quoted = [quote(secret, safe=safe) for safe in ("", "/", " +")]
-    for form in {secret, *quoted, quote_plus(secret), repr(secret)[1:-1]}:
+    # And so do the quotes that Python escapes: in a text that holds both, the single ones.
+    written = (repr(secret)[1:-1], repr(f"{secret}'\"")[1:-4])
+    for form in {secret, *quoted, quote_plus(secret), *written}:
         _known.add(form)
         _lengths.setdefault(form[:_SHORTEST], set()).add(len(form))
 

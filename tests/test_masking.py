@@ -89,6 +89,12 @@ def test_a_password_with_a_line_end_is_known_again_where_python_shows_it() -> No
     assert mask(repr("two\nlines")) == "'***'"
 
 
+def test_a_password_is_known_again_whichever_quotes_python_has_to_escape() -> None:
+    remember("it's mine")
+    assert mask(repr("it's mine")) == '"***"'
+    assert mask(repr('"it\'s mine"')) == "'\"***\"'"
+
+
 def test_the_longer_of_two_secrets_is_masked_whole() -> None:
     remember("secret")
     remember("secretary")

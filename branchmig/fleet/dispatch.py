@@ -16,8 +16,8 @@ from datetime import datetime
 
 from .. import transitions
 from ..errors import BranchmigError, StoreError, UnknownBranch
-from ..lease import Grant, Tenure
-from ..manager import RECORDING, RETRYING, BranchMigrationManager, skipped
+from ..lease import RECORDING, RETRYING, Grant, Tenure
+from ..manager import BranchMigrationManager, skipped
 from ..model import BranchState, Outcome, Record, SkipReason, Task
 from ..store.leases import Conclusion, Wanted
 from ..store.rows import Transition

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 from ..errors import LeaseLost, StoreError
 from ..fence import Fence
-from ..lease import Tenure
-from ..manager import RECORDING, RETRYING, skipped
+from ..lease import RECORDING, Tenure, patiently
+from ..manager import UNRECORDED, skipped
 from ..model import Outcome, Record, SkipReason
 from ..store.leases import Conclusion
 
@@ -67,19 +68,18 @@ class Ledger:
         says what landed and is not recorded.
         """
         entries, self._entries = self._entries, []
-        end = time.monotonic() + (self._patience if patient else 0)
-        while entries:
-            try:
-                states = self._tenure.give_back([entry.conclusion for entry in entries])
-                break
-            except StoreError as error:
-                if time.monotonic() < end and self._fence.state.signum is None:
-                    time.sleep(RETRYING)
-                    continue
-                _tell_unrecorded(error, entries)
-                raise
-        else:
+        if not entries:
             return []
+        concluded = [entry.conclusion for entry in entries]
+        try:
+            states = patiently(
+                partial(self._tenure.give_back, concluded),
+                self._fence,
+                self._patience if patient else 0,
+            )
+        except StoreError as error:
+            _tell_unrecorded(error, entries)
+            raise
         return [
             _lost(entry, state)
             if isinstance(state, LeaseLost)
@@ -101,7 +101,4 @@ def _tell_unrecorded(error: StoreError, entries: list[Entry]) -> None:
     ]
     named = landed[:5] + ([f"and {len(landed) - 5} branches more"] if len(landed) > 5 else [])
     error.message += f"; {'; '.join(named)} in this run, which could not be recorded"
-    error.hint = (
-        "the next run reads it off the branch once this run's lease has expired; "
-        "`branchmig unlock --force` frees it sooner"
-    )
+    error.hint = UNRECORDED

@@ -30,9 +30,9 @@ def run(
 ) -> None:
     """Run `steps`, each in a transaction of its own together with its version row.
 
-    There is at least one step, and the branch stands where it begins. `connection` must not be in
-    a transaction: Alembic would take that for a foreign one and leave it open. Whatever a revision
-    raises comes through, its transaction rolled back.
+    The branch stands where the first begins. `connection` must not be in a transaction: Alembic
+    would take that for a foreign one and leave it open. Whatever a revision raises comes through,
+    its transaction rolled back.
     """
 
     def work(heads: Any, context: MigrationContext) -> Iterator[RevisionStep]:
@@ -63,10 +63,13 @@ def run(
     try:
         with redirect_stdout(sys.stderr), env:
             env.configure(connection=connection, **options)
-            # Alembic would ask once more for what the plan was made from. Whether it still holds,
-            # the hooks ask within the transaction of each step.
-            context: Any = env.get_context()
-            context.get_current_heads = lambda: steps[0].from_heads
+            heads = steps[0].from_heads if steps else ()
+            if heads:
+                # Alembic would ask once more for what the plan was made from. Whether that still
+                # holds, the hooks ask within the transaction of each step. Where there are none it
+                # has to see for itself, or it would commit its table before the first step.
+                context: Any = env.get_context()
+                context.get_current_heads = lambda: heads
             with env.begin_transaction():
                 env.run_migrations(**history.run_arguments)
     finally:
