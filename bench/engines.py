@@ -214,7 +214,7 @@ def _check(engine: Engine, database: str) -> None:
 
 class Attempt:
     """What a worker does with a branch, in this process, without HeadOffice; with nothing to do the
-    look that finds that out."""
+    look by which `apply-all` finds that out."""
 
     name = "branchmig, in a worker"
 
@@ -247,7 +247,7 @@ class Attempt:
         assert attempt.failure is None, attempt.failure
 
     def look(self, database: str) -> None:
-        assert self._migrator.look(self._branch(database)).heads
+        assert self._migrator.versions(self._branch(database)).heads
 
     def _branch(self, database: str) -> Any:
         from branchmig.model import Branch

@@ -75,23 +75,27 @@ class Hook:
     def call(self, document: Mapping[str, Any], fence: Fence) -> None:
         """Run it to its end. Raises HookFailed, and LeaseLost or Stopped where the fence says so:
         the second signal of a stop ends it at once."""
+        try:
+            self._call(document, fence)
+        except OSError as error:
+            # Of this host: no room for temporary files, no more processes, no such program.
+            raise self._failed(f"cannot be started: {error.strerror}", "") from error
+
+    def _call(self, document: Mapping[str, Any], fence: Fence) -> None:
         import subprocess
         import tempfile
 
         with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as printed:
             given.write(json.dumps({"event": self.event, **document}).encode())
             given.seek(0)
-            try:
-                process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", "-c", _LAUNCH, *self.command],
-                    stdin=given,
-                    stdout=printed,
-                    stderr=subprocess.STDOUT,
-                    cwd=self.folder,
-                    start_new_session=True,
-                )
-            except OSError as error:
-                raise self._failed(f"cannot be started: {error.strerror}", "") from error
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _LAUNCH, *self.command],
+                stdin=given,
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                start_new_session=True,
+            )
             try:
                 self._wait(process, fence)
             finally:

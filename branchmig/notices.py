@@ -87,13 +87,14 @@ class Board:
 @dataclass(frozen=True, slots=True)
 class Claims:
     """What is to be told now. `fresh` has no row yet; `again` has one that may be taken over, and
-    `over` rows that are to go, each with what is to be said of that, if anything. `noted` is
-    written down as told, and told to nobody."""
+    `over` rows that are to go, each with what is to be said of that, if anything; `void` go without
+    a word. `noted` is written down as told, and told to nobody."""
 
     fresh: tuple[Item, ...] = ()
     again: tuple[tuple[Notice, Item], ...] = ()
     over: tuple[tuple[str, Item | None], ...] = ()
     noted: tuple[Item, ...] = ()
+    void: tuple[Notice, ...] = ()
 
 
 # What is to be told -------------------------------------------------------------------------------
@@ -116,7 +117,8 @@ def claims(
             notice.told_at is None or (item.mark and item.mark != notice.detail)
         ):
             again.append((notice, item))
-    return Claims(tuple(fresh), tuple(again), tuple(_over(board, topics)), tuple(noted))
+    over, void = tuple(_over(board, topics)), tuple(_void(board))
+    return Claims(tuple(fresh), tuple(again), over, tuple(noted), void)
 
 
 def _troubles(board: Board, topics: Collection[str]) -> Iterable[Item]:
@@ -135,8 +137,19 @@ def _troubles(board: Board, topics: Collection[str]) -> Iterable[Item]:
 def _recovering(board: Board) -> Iterable[Item]:
     """Recoveries that somebody was about to tell."""
     for notice in board.notices:
-        if notice.topic is Topic.RECOVERY:
+        if notice.topic is Topic.RECOVERY and not _ails(notice):
             yield Item(Topic.RECOVERY, notice.subject, "", notice.detail or "", notice.detail)
+
+
+def _ails(notice: Notice) -> bool:
+    return notice.status in (MigrationStatus.FAILED, MigrationStatus.MANUAL)
+
+
+def _void(board: Board) -> Iterable[Notice]:
+    """Recoveries that could not be told, and are none any more: the branch has failed anew."""
+    for notice in board.notices:
+        if notice.topic is Topic.RECOVERY and _ails(notice) and not notice.in_hand(board.now):
+            yield notice
 
 
 def _digest(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .deeds import Deed, Effect
-from .model import Branch, Failure, Heads, Plan, Record, Reversal
+from .model import Branch, Failure, Heads, MigrationStatus, Plan, Record, Reversal
 
 _HARMLESS = (Deed.ADDS, Deed.RENAMES, Deed.SHAPES, Deed.ROWS)
 
@@ -122,12 +122,13 @@ class FormerRun:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a run did to the heads of one branch, as the audit trail has it."""
+    """What a run did to the heads of one branch, as the audit trail has it. `to_heads` None: it was
+    killed before it recorded anything, and nobody has looked since."""
 
     branch_id: str
     branch_code: str
     from_heads: Heads
-    to_heads: Heads
+    to_heads: Heads | None
 
 
 # Rules ------------------------------------------------------------------------------------------
@@ -186,3 +187,15 @@ class _Names:
 def is_unfinished(record: Record, name: str) -> bool:
     """Whether a rollback to `name` was begun on a branch, and perhaps has not ended."""
     return record.state.pinned and record.state.target == name[:255]
+
+
+def unfinished(record: Record) -> Heads | None:
+    """Where a rollback was to end that was begun on a branch and has not; None: there is none.
+
+    To be looked at more closely: a branch that was pinned by hand and failed on its way up has a
+    target too.
+    """
+    state = record.state
+    if not state.pinned or state.status is MigrationStatus.COMPLETED or state.target is None:
+        return None
+    return () if state.target == "base" else tuple(sorted(state.target.split(", ")))

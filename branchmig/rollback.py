@@ -8,6 +8,7 @@ signal ends it between two.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -20,12 +21,13 @@ from .errors import (
     RollbackRefused,
     StoreError,
     UnknownBranch,
+    UnknownHeads,
     UnknownRevision,
     UsageError,
 )
 from .manager import BranchMigrationManager, skipped
 from .model import Heads, Outcome, Record, Report, Reversal, SkipReason, Step, Verdict, heads_text
-from .reversal import Change, FormerRun, LeftOut, Retreat, Rollback, is_unfinished
+from .reversal import Change, FormerRun, LeftOut, Retreat, Rollback, is_unfinished, unfinished
 from .revisions.history import History
 from .sinks import BranchFinished, BranchStarted, RunFinished, RunStarted, Sinks
 
@@ -33,6 +35,9 @@ log = logging.getLogger("branchmig")
 
 _UNDONE = ("apply", "apply-all")
 """The commands whose runs can be undone as a whole: those that apply revisions."""
+
+_STEPS = re.compile(r"-[0-9]+")
+"""A target that counts from wherever the branch stands."""
 
 _NAMED = 20
 """So many of what stands against a rollback an error spells out."""
@@ -42,16 +47,38 @@ _NAMED = 20
 
 
 def of_branch(manager: BranchMigrationManager, name: str, target: str) -> Retreat:
-    """One branch down to `target`. Raises UsageError, UnknownBranch, UnknownRevision, NotAdopted,
-    ProviderError, BranchBusy."""
+    """One branch down to `target`. One that is so many steps away is that of a rollback that has
+    not ended, where there is one, so that the same command goes on with it.
+
+    Raises UsageError, UnknownBranch, UnknownRevision, NotAdopted, ProviderError, BranchBusy.
+    """
     record = manager.store.record(name)
     if not record.branch.is_active:
         raise UsageError(
             f"{record.branch.code} is inactive",
             f"`branchmig branch update {record.branch.code} --active` takes it back",
         )
-    rollback = manager.migrator.descend(record, lambda history, now: history.descent(now, target))
-    return Retreat((rollback,))
+
+    def aim(history: History, now: Heads) -> tuple[Step, ...]:
+        rest = _rest(record, history, now) if _STEPS.fullmatch(target) else None
+        return history.descent(now, target) if rest is None else rest
+
+    return Retreat((manager.migrator.descend(record, aim),))
+
+
+def _rest(record: Record, history: History, now: Heads) -> tuple[Step, ...] | None:
+    """What is left of a rollback that was begun on a branch; None where none is open."""
+    begun = unfinished(record)
+    if begun is None:
+        return None
+    try:
+        steps = history.descent_to(now, begun)
+    except (UnknownHeads, UnknownRevision):
+        return None  # it was on its way up
+    log.warning(
+        "%s: a rollback to %s has not ended, and this goes on with it", record.branch, _text(begun)
+    )
+    return steps
 
 
 def of_run(manager: BranchMigrationManager, run: FormerRun) -> Retreat:
@@ -124,12 +151,21 @@ def _back(change: Change, record: Record) -> Aim:
 
     def aim(history: History, now: Heads) -> tuple[Step, ...]:
         before, after = change.from_heads, change.to_heads
-        begun = is_unfinished(record, heads_text(before) or "base")
+        if after is None:
+            return _undone(history, now, before)
+        begun = is_unfinished(record, _text(before))
         if now in (before, after) or (begun and history.is_between(now, before, after)):
             return history.descent_to(now, before)
         raise _Moved(f"it is at {_text(now)}, no longer at {_text(after)}, where the run left it")
 
     return aim
+
+
+def _undone(history: History, now: Heads, before: Heads) -> tuple[Step, ...]:
+    """The steps down for a branch of which the run, that was killed, has recorded nothing."""
+    if now == before:
+        raise _Moved(f"the run has not moved it from {_text(before)}")
+    return history.descent_to(now, before)
 
 
 def _text(heads: Heads) -> str:

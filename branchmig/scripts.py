@@ -36,7 +36,8 @@ def scripts(settings: Settings, moment: Moment, provider: Provider) -> tuple[Scr
             f"[hooks] scripts: there is no folder {root}", "make it, or take the key out"
         )
     folders = (root / moment, root / moment / provider.value)
-    files = sorted((f for at in folders for f in at.glob("*.sql")), key=lambda f: (f.name, str(f)))
+    # Hidden files are those of editors and of file servers.
+    files = sorted((f for at in folders for f in at.glob("[!.]*.sql")), key=lambda f: (f.name, f))
     return tuple(_read(root, file) for file in files)
 
 

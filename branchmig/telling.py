@@ -55,7 +55,8 @@ def _tell(manager: BranchMigrationManager) -> None:
         told += _sent(manager, items)
     finally:
         notices.told(told)
-        notices.release([item for item in items if item not in told])
+        known = set(told)
+        notices.release([item for item in items if item not in known])
 
 
 def decision(given: NotifySettings) -> Callable[[Board], Claims]:

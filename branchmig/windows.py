@@ -88,8 +88,10 @@ class Schedule:
         return Closed(_reopens(windows, freezes, found.opens), found.frozen)
 
     def longest(self, branch: Branch) -> timedelta | None:
-        """The length of the longest window of a branch; None where it has none."""
-        return max((window.length for window in _nearest(self.windows, branch)), default=None)
+        """How long a branch may be open in one go at most, were all its windows to follow each
+        other; None where it has none."""
+        lengths = [window.length for window in _nearest(self.windows, branch)]
+        return sum(lengths, timedelta()) if lengths else None
 
 
 def _means(rule: Window | Freeze, branch: Branch) -> bool:
@@ -105,14 +107,30 @@ def _nearest(windows: Sequence[Window], branch: Branch) -> tuple[Window, ...]:
     return own or tagged or tuple(meant)
 
 
-def _in_windows(windows: Iterable[Window], now: datetime) -> Opening | Closed:
+def _in_windows(windows: Sequence[Window], now: datetime) -> Opening | Closed:
     minute = now.astimezone(UTC).replace(second=0, microsecond=0)
     found = [_at(window, minute) for window in windows]
     closes = [when.closes for when in found if isinstance(when, Opening) and when.closes]
     if closes:
-        return Opening(max(closes))
+        return Opening(_together(windows, max(closes)))
     opens = [when.opens for when in found if isinstance(when, Closed)]
     return Closed(min(opens)) if opens else Opening()
+
+
+def _together(windows: Sequence[Window], closes: datetime) -> datetime:
+    """When an opening ends, where another window is open by then that ends later."""
+    far = closes + _FAR
+    while closes <= far:
+        minute = closes.replace(second=0, microsecond=0)
+        later = [
+            found.closes
+            for found in (_at(window, minute) for window in windows)
+            if isinstance(found, Opening) and found.closes and found.closes > closes
+        ]
+        if not later:
+            break
+        closes = max(later)
+    return closes
 
 
 def _in_freezes(

@@ -120,6 +120,12 @@ make_environment() {
 
 # What a tick imports must not change under it: its end is waited for.
 wait_for_ticks() {
+    # Of a crontab, which holds this lock while it works.
+    lock=/var/lib/branchmig/tick.lock
+    if on_this_host && [ -e "$lock" ] && command -v flock >/dev/null && ! flock -n "$lock" true; then
+        echo "waiting for the end of a tick ($lock)"
+        flock "$lock" true
+    fi
     systemd_runs || return 0
     told=
     while systemctl list-units --no-legend --plain --state=activating 'branchmig*.service' |
@@ -200,6 +206,9 @@ make_known() {
     echo "branchmig is in $DESTDIR$program. What comes next:"
     [ -z "$DESTDIR" ] || echo "  systemd-sysusers; systemd-tmpfiles --create    # where it is unpacked"
     echo "  \$EDITOR $settings"
+    # Where systemd-tmpfiles has not given it to the group.
+    ! on_this_host || [ -n "$(find "$settings" -group branchmig 2>/dev/null)" ] ||
+        echo "  chgrp branchmig $settings    # once the account is there"
     echo "  runuser -u branchmig -- $program init"
     echo "  systemctl enable --now branchmig.timer         # or see $documents/crontab.example"
 }

@@ -323,6 +323,11 @@ def test_a_secret_in_a_variable_that_is_written_as_json_is_not_shown(
         (
             "[schedule]\nfreezes = [{from = 2026-12-20, until = 2026-12-19}]",
             "[schedule] freezes, entry 1: it should end after it begins",
+            "",
+        ),
+        (
+            "[schedule]\nfreezes = [{from = 2026-12-20, until = 9999-12-31}]",
+            "[schedule] freezes, entry 1: it should be before the year 9001",
             "see the settings",
         ),
         (

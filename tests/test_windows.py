@@ -133,6 +133,22 @@ def test_openings_without_a_gap_between_them_are_one() -> None:
     assert at(utc("2026-06-01 02:10"), window) == Opening(utc("2026-06-01 03:30"))
 
 
+def test_windows_that_follow_each_other_without_a_gap_are_one_opening() -> None:
+    late = Window("0 22 * * *", timedelta(hours=3), "UTC")
+    early = Window("0 1 * * *", timedelta(hours=3), "UTC")
+    assert at(utc("2026-06-01 00:30"), late, early) == Opening(utc("2026-06-01 04:00"))
+    gap = Window("1 1 * * *", timedelta(hours=3), "UTC")
+    assert at(utc("2026-06-01 00:30"), late, gap) == Opening(utc("2026-06-01 01:00"))
+
+
+def test_windows_that_take_turns_for_ever_are_open() -> None:
+    turns = [Window(f"0 {h}-23/2 * * *", timedelta(hours=1), "UTC") for h in (0, 1)]
+    found = at(utc("2026-06-01 02:10"), *turns)
+    assert isinstance(found, Opening)
+    assert found.closes
+    assert found.closes > utc("2026-06-01 12:00")
+
+
 def test_a_window_that_never_closes_is_open() -> None:
     window = Window("* * * * *", timedelta(hours=1), "UTC")
     found = at(utc("2026-06-01 02:10"), window)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UsageError
+from ..errors import BranchmigError, UsageError
 from .migrating import TRY_AGAIN_LATER, run_sinks, show_report, signalled
 from .options import AnyBranch, Yes
 from .session import Session, command, recorded, stdout_kept
@@ -102,7 +102,14 @@ def _show(retreat: Retreat) -> None:
     from ..render import retreat as pages
     from ..render.page import print_table
 
-    print_table(pages.plan(retreat), sys.stderr)
+    try:
+        print_table(pages.plan(retreat), sys.stderr)
+        sys.stderr.flush()
+    except OSError as error:
+        raise BranchmigError(
+            f"the plan cannot be shown on standard error: {error.strerror}",
+            "nothing was done; with --json it is not shown",
+        ) from None
 
 
 def _question(retreat: Retreat) -> str:

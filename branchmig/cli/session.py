@@ -114,9 +114,7 @@ class Session:
 
     def show(self, document: Callable[[], object], page: Callable[[], Page]) -> None:
         """Print a result: one JSON document, or a page for people."""
-        from .failures import silence
-
-        try:
+        with self.printing():
             if self.json:
                 from ..render import documents
 
@@ -125,6 +123,15 @@ class Session:
                 from ..render.page import print_table
 
                 print_table(page(), sys.stdout)
+
+    @contextmanager
+    def printing(self) -> Iterator[None]:
+        """Within, a result is printed. Raises BranchmigError where it cannot be; that nobody reads
+        of it any more is none."""
+        from .failures import silence
+
+        try:
+            yield
             sys.stdout.flush()
         except OSError as error:
             # What was asked for is done, whether or not somebody still reads of it.

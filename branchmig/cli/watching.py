@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import sys
-from datetime import UTC, datetime, timedelta
+from contextlib import suppress
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +13,8 @@ from ..errors import BranchmigError, StoreError, UsageError
 from .session import Session, command
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..health import Health, Limits
     from ..model import AuditFilter, Diagnosis
 
@@ -42,20 +44,31 @@ def _duration(text: str | None) -> float | None:
     return seconds
 
 
-def _moment(text: str | None) -> datetime | None:
-    """A time ago, or a day or a moment; without a zone by UTC, as everything here."""
+def _moment(text: str | None, *, last: bool = False) -> datetime | None:
+    """A time ago, or a day or a moment; without a zone by UTC, as everything here. `last`: a day is
+    meant with all its hours."""
     if text is None:
         return None
     try:
         if (seconds := _seconds(text)) is not None:
             return datetime.now(UTC) - timedelta(seconds=seconds)
         given = datetime.fromisoformat(text)
-        return given if given.tzinfo else given.replace(tzinfo=UTC)
+        if last and _is_day(text):
+            given += timedelta(days=1)
+        # Of another zone it may be before the first or after the last moment that UTC has.
+        return (given if given.tzinfo else given.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         raise typer.BadParameter(
             f"{text!r} is neither a time ago, such as 24h or 7d, nor a moment, such as 2026-01-31 "
             "or 2026-01-31T20:00Z"
         ) from None
+
+
+def _is_day(text: str) -> bool:
+    with suppress(ValueError):
+        date.fromisoformat(text)
+        return True
+    return False
 
 
 def _percent(text: str | None) -> float | None:
@@ -91,7 +104,9 @@ def audit(
     since: Annotated[
         str | None, typer.Option(metavar="WHEN", help="A time ago (24h, 7d), a day, a moment.")
     ] = None,
-    until: Annotated[str | None, typer.Option(metavar="WHEN", help="Likewise.")] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="WHEN", help="Likewise; a day with all its hours.")
+    ] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Not those that ended with 0.")] = False,
     limit: Annotated[
         int, typer.Option(metavar="N", min=0, help="The latest N; 0: all of them.")
@@ -108,7 +123,15 @@ def audit(
     from ..render import documents, tables
 
     wanted = AuditFilter(
-        branch, run, name, actor, host, _moment(since), _moment(until), failed, limit or None
+        branch,
+        run,
+        name,
+        actor,
+        host,
+        _moment(since),
+        _moment(until, last=True),
+        failed,
+        limit or None,
     )
     if jsonl:
         _export(session, wanted)
@@ -121,15 +144,10 @@ def audit(
 def _export(session: Session, wanted: AuditFilter) -> None:
     """Run after run, as they are read."""
     from ..render import documents
-    from .failures import silence
 
-    with session.reading() as manager:
-        try:
-            for past in manager.store.trail.runs(wanted):
-                print(documents.line(documents.past_run(past)))
-            sys.stdout.flush()
-        except BrokenPipeError:
-            silence(sys.stdout)
+    with session.reading() as manager, session.printing():
+        for past in manager.store.trail.runs(wanted):
+            print(documents.line(documents.past_run(past)))
 
 
 def health(
@@ -176,8 +194,7 @@ def health(
     else:
         from ..render import documents
 
-        session.tell(lambda: documents.health(found), found.line())
-        raise typer.Exit(found.level)
+        _say(session, found.level, lambda: documents.health(found), found.line())
 
 
 def _judged(session: Session, limits: Limits) -> Health:
@@ -197,10 +214,20 @@ def _unknown(session: Session, level: int, error: BranchmigError) -> None:
     from ..render import documents
 
     name = Level(level).name
-    session.tell(
-        lambda: {**documents.error(error), "level": name},
+    _say(
+        session, level, lambda: {**documents.error(error), "level": name},
         f"BRANCHMIG {name} - {plain(mask(error.message))}",
-    )
+    )  # fmt: skip
+
+
+def _say(session: Session, level: int, document: Callable[[], object], line: str) -> None:
+    """The line and the level; a line that could not be printed is not known to anybody."""
+    from ..health import Level
+
+    try:
+        session.tell(document, line)
+    except BranchmigError:
+        raise typer.Exit(Level.UNKNOWN) from None
     raise typer.Exit(level)
 
 

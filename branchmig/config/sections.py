@@ -135,6 +135,10 @@ class WindowSettings(_Whom):
     hours: float = Field(gt=0, le=7 * 24)
 
 
+_LAST_YEAR = 9000
+"""What is reckoned from a freeze must not come to the end of the calendar."""
+
+
 class FreezeSettings(_Whom):
     """A freeze: from a day or a moment until another. A day counts whole, the last one too."""
 
@@ -161,6 +165,8 @@ class FreezeSettings(_Whom):
 
     @model_validator(mode="after")
     def _has_an_end(self) -> Self:
+        if max(self.start.year, self.until.year) > _LAST_YEAR:
+            raise PydanticCustomError("freeze", f"Input should be before the year {_LAST_YEAR + 1}")
         if self.ends <= self.begins:
             raise PydanticCustomError("freeze", "Input should end after it begins")
         return self

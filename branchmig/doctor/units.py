@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ from ..config import SYSTEM_FILE
 from ..model import Diagnosis, Severity
 
 _ASKED = ("LoadState", "ActiveState", "UnitFileState", "Result", "User", "ProtectSystem",
-          "ReadWritePaths", "BindPaths", "ProtectHome", "StateDirectory")  # fmt: skip
+          "ReadWritePaths", "BindPaths", "ProtectHome", "StateDirectory",
+          "Environment")  # fmt: skip
 
 _NAMED = 5
 """Folders that one diagnosis names."""
@@ -43,8 +45,17 @@ def check(settings: Path, folders: tuple[Path, ...]) -> Iterator[Diagnosis]:
             f"`make install`, then `systemctl enable --now {name}.timer`",
         )  # fmt: skip
         return
+    service = _shown(f"{name}.service")
+    other = _settings(service)
+    if other is not None and os.path.realpath(other) != os.path.realpath(settings):
+        yield Diagnosis(
+            "units", f"{name}.timer", Severity.NOTE,
+            f"no unit ticks with these settings; this one does with {other}",
+            f"`branchmig --config {other} doctor` looks at what it needs",
+        )  # fmt: skip
+        return
     yield _timer(f"{name}.timer", timer)
-    yield from _service(f"{name}.service", folders)
+    yield from _service(f"{name}.service", service, folders)
 
 
 def unit(settings: Path) -> str:
@@ -66,8 +77,14 @@ def _timer(name: str, timer: dict[str, str]) -> Diagnosis:
     return Diagnosis("units", name, Severity.OK, "the timer is running")
 
 
-def _service(name: str, folders: tuple[Path, ...]) -> Iterator[Diagnosis]:
-    service = _shown(name)
+def _settings(service: dict[str, str]) -> str | None:
+    """The settings file of a service, where its unit names one."""
+    words = shlex.split(service.get("Environment", ""))
+    named = [word.partition("=")[2] for word in words if word.startswith("BRANCHMIG_CONFIG=")]
+    return named[-1] if named else None
+
+
+def _service(name: str, service: dict[str, str], folders: tuple[Path, ...]) -> Iterator[Diagnosis]:
     if service.get("Result", "success") != "success":
         yield Diagnosis(
             "units", name, Severity.WARNING, f"its last run ended with {service['Result']}",

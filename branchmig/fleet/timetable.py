@@ -65,7 +65,7 @@ class Timetable:
         return self._zero + (found.closes - self._began).total_seconds()
 
     def window(self, branch: Branch) -> float | None:
-        """How many seconds the longest window of a branch lasts; None: it has none."""
+        """How many seconds the windows of a branch last at most; None: it has none."""
         found = self._schedule.longest(branch)
         return found.total_seconds() if found else None
 

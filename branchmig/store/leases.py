@@ -7,14 +7,14 @@ other and never in a circle. What several branches have in common is written in 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
 from ..errors import BranchmigError, LeaseHeld, LeaseLost, StateConflict, UnknownBranch
-from ..model import Branch, BranchState, Lease, Outcome, Run
+from ..model import Branch, BranchState, Lease, MigrationStatus, Outcome, Run, Verdict
 from ..transitions import is_locked
 from ..waves import Gate
 from . import rows
@@ -143,7 +143,8 @@ class Leases:
                 results[number] = after
                 written.append((lease, rows.changes(lease.state, after)))
                 if outcome is not None:
-                    trail.append(_outcome(run, outcome, after, now))
+                    trail.append(_outcome(run.id, outcome, after, now))
+                    trail += _of_former_run(connection, run, lease.previous, outcome, now)
             for values, group in _grouped(written):
                 done = connection.execute(
                     _CONCLUDE,
@@ -224,9 +225,36 @@ def _lost() -> LeaseLost:
     )
 
 
-def _outcome(run: Run, outcome: Outcome, after: BranchState, now: datetime) -> Mapping[str, Any]:
+def _of_former_run(
+    connection: sa.Connection, run: Run, previous: BranchState, outcome: Outcome, now: datetime
+) -> list[Mapping[str, Any]]:
+    """What a run that was killed had done to a branch: it never said so, and `run` has found it.
+    For whoever wants to know, or to undo it."""
+    if (
+        previous.status is not MigrationStatus.IN_PROGRESS
+        or previous.lock_owner in (None, run.id)
+        or previous.heads == outcome.from_heads
+    ):
+        return []
+    recorded = sa.exists().where(
+        outcomes.c.run_id == runs.c.id, outcomes.c.branch_id == outcome.branch.id
+    )
+    former = connection.execute(
+        sa.select(runs).where(runs.c.id == previous.lock_owner, sa.not_(recorded))
+    ).first()
+    if former is None:
+        return []
+    done = replace(
+        outcome, verdict=Verdict.MIGRATED, from_heads=previous.heads, to_heads=outcome.from_heads,
+        applied=(), failure=None, reason=None, duration=timedelta(),
+        detail="it ended without a word; what it had done was found by the next run",
+    )  # fmt: skip
+    return [_outcome(former.id, done, previous, now)]
+
+
+def _outcome(run: str, outcome: Outcome, after: BranchState, now: datetime) -> Mapping[str, Any]:
     return {
-        "run_id": run.id,
+        "run_id": run,
         "branch_id": outcome.branch.id,
         "branch_code": outcome.branch.code,
         "verdict": outcome.verdict.value,

@@ -60,7 +60,9 @@ class Notices:
             )
             wanted = decide(board)
             _take_over(connection, wanted.again)
-            _end(connection, board, [subject for subject, _ in wanted.over])
+            over = {subject for subject, _ in wanted.over}
+            ended = [n for n in board.notices if n.subject in over and n.topic in LASTING]
+            _take_away(connection, [*ended, *wanted.void])
             fresh = [*wanted.fresh, *(item for _, item in wanted.over if item)]
             if wanted.noted:
                 noted = sa.insert(notices).values(since=clock(), told_at=clock())
@@ -181,11 +183,10 @@ def _expired() -> sa.ColumnElement[bool]:
     return sa.or_(notices.c.since <= clock(-seconds), notices.c.since > clock(seconds))
 
 
-def _end(connection: sa.Connection, board: Board, subjects: Collection[str]) -> None:
-    """Take the rows of troubles away that are over. Raises _Overtaken."""
-    ended = [n for n in board.notices if n.subject in set(subjects) and n.topic in LASTING]
-    gone = sum(
-        connection.execute(sa.delete(notices).where(mine)).rowcount for _, mine in _where(ended)
+def _take_away(connection: sa.Connection, gone: Sequence[Notice]) -> None:
+    """Delete rows that have nothing more to say. Raises _Overtaken."""
+    deleted = sum(
+        connection.execute(sa.delete(notices).where(mine)).rowcount for _, mine in _where(gone)
     )
-    if gone != len(ended):
+    if deleted != len(gone):
         raise _Overtaken

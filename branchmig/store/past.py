@@ -5,10 +5,11 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from ..errors import NotFound, UsageError
+from ..model import MigrationStatus
 from ..reversal import Change, FormerRun
 from . import rows
 from .rows import Transaction
-from .tables import outcomes, runs, states
+from .tables import branches, outcomes, runs, states
 
 
 class Past:
@@ -37,16 +38,32 @@ class Past:
         return FormerRun(row.id, row.command, row.finished_at is None and bool(row.holds))
 
     def changes(self, run: str) -> tuple[Change, ...]:
-        """The branches that a run brought from some heads to others, the last of them first."""
-        statement = (
+        """The branches that a run brought from some heads to others, the last of them first; before
+        them those that it had in hand when it was killed."""
+        recorded = (
             sa.select(outcomes)
             .where(outcomes.c.run_id == run)
             .order_by(outcomes.c.finished_at.desc(), outcomes.c.branch_code)
         )
+        in_hand = (
+            rows.records()
+            .where(
+                states.c.lock_owner == run,
+                states.c.status == MigrationStatus.IN_PROGRESS.value,
+                states.c.branch_id.not_in(
+                    sa.select(outcomes.c.branch_id).where(outcomes.c.run_id == run)
+                ),
+            )
+            .order_by(branches.c.code_key)
+        )
         with self._transaction() as connection:
-            found = connection.execute(statement).all()
-        return tuple(
-            Change(row.branch_id, row.branch_code, row.from_heads, row.to_heads)
-            for row in found
-            if row.from_heads != row.to_heads
+            held = [rows.record(row) for row in connection.execute(in_hand)]
+            found = connection.execute(recorded).all()
+        return (
+            *(Change(each.branch.id, each.branch.code, each.state.heads, None) for each in held),
+            *(
+                Change(row.branch_id, row.branch_code, row.from_heads, row.to_heads)
+                for row in found
+                if row.from_heads != row.to_heads
+            ),
         )

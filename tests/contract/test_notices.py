@@ -145,6 +145,20 @@ def test_what_could_not_be_sent_is_told_by_the_next_run(
     assert claim(store) == []
 
 
+def test_of_a_recovery_that_could_not_be_sent_nothing_is_told_once_the_branch_has_failed_anew(
+    store: Store, branches: list[Branch]
+) -> None:
+    fail(store, branches[0])
+    told(store)
+    become(store, branches[0], MigrationStatus.COMPLETED)
+    store.notices.release(items(store))
+    fail(store, branches[0])
+    assert told(store) == [("manual", "BR000")]
+    assert told(store) == []
+    become(store, branches[0], MigrationStatus.COMPLETED)
+    assert told(store) == [("recovery", "BR000 is Completed again")]
+
+
 def test_of_a_branch_that_is_gone_or_inactive_no_end_is_told(
     store: Store, branches: list[Branch]
 ) -> None:

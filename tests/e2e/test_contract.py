@@ -458,6 +458,18 @@ def test_standard_streams_may_be_closed_or_full(office: Office, closed: str, cod
     assert office.query("BR001", "SELECT version_num FROM alembic_version") == [(HEAD,)]
 
 
+@pytest.mark.parametrize(
+    ("command", "code"), [("audit --jsonl", 1), ("health", 3), ("health --critical-lag x", 3)]
+)
+def test_what_cannot_be_printed_is_no_fault_of_the_program(
+    office: Office, command: str, code: int
+) -> None:
+    office.run("apply-all")
+    office.wrapper = ("sh", "-c", 'exec "$@" >/dev/full', "sh")
+    done = office.run(*command.split(), code=code)
+    assert "fault in branchmig" not in done.stderr
+
+
 # Terminals ----------------------------------------------------------------------------------------
 
 

@@ -352,6 +352,84 @@ def test_a_rollback_that_was_killed_is_shown_left_alone_by_ticks_and_gone_on_wit
     assert office.status("BR001")["errorDetails"] is None
 
 
+def test_the_same_number_of_steps_goes_on_with_a_rollback_that_broke(books: Books) -> None:
+    breaks = f'{WAITS}\nif (here / "broken").exists():\n    raise RuntimeError("no")'
+    books.revision("r1", SHOPS, 'op.drop_table("shops")')
+    books.revision("r2", NOTE, f"{breaks}\n{textwrap.dedent(NO_NOTE)}")
+    books.revision("r3", TILLS, NO_TILLS)
+    office = books.office
+    office.add("BR001")
+    office.run("apply-all")
+    two = ("rollback", "BR001", "--to", "-2", "--yes", "--allow-data-loss")
+    (books.folder / "hold").touch()
+    process = office.start(*two)
+    until((books.folder / "held").exists, "the downgrade")
+    (books.folder / "broken").touch()
+    (books.folder / "hold").unlink()
+    process.communicate()
+    assert process.returncode == 1
+    assert pinned(office) == {"BR001": ("r2", True)}
+    (books.folder / "broken").unlink()
+    again = office.run(*two)
+    assert "a rollback to r1 has not ended" in again.stderr
+    assert pinned(office) == {"BR001": ("r1", True)}
+    office.run(*two[:3], "-1", *two[4:])
+    assert pinned(office) == {"BR001": (None, True)}
+
+
+def test_the_plan_of_a_rollback_that_nobody_can_see_is_not_carried_out(books: Books) -> None:
+    books.three()
+    office = books.office
+    office.add("BR001")
+    office.run("apply-all")
+    office.wrapper = ("sh", "-c", 'exec "$@" 2>/dev/full', "sh")
+    office.run("rollback", "BR001", "--to", "r2", "--yes", code=1)
+    assert pinned(office) == {"BR001": ("r3", False)}
+
+
+def killed_on_its_way_up(books: Books) -> str:
+    """A run that was killed in the midst of r3, with r2 landed and nothing recorded. Gives its id;
+    its lease has run out."""
+    waits = WAITS.replace('(here / "rehearsed").exists()', '(here / "hold").exists()')
+    books.revision("r1", SHOPS, 'op.drop_table("shops")')
+    books.revision("r2", NOTE, NO_NOTE)
+    books.revision("r3", f"{waits}\n{textwrap.dedent(TILLS)}", NO_TILLS)
+    office = books.office
+    office.environ["BRANCHMIG_RUN_LEASE_SECONDS"] = "1"
+    office.add("BR001")
+    office.run("apply-all", "--to", "r1")
+    (books.folder / "hold").touch()
+    process = office.start("apply-all")
+    until((books.folder / "held").exists, "the upgrade")
+    process.kill()
+    process.communicate()
+    (books.folder / "hold").unlink()
+    until(lambda: not office.status("BR001")["isLocked"], "the end of the lease")
+    (run, *_) = office.json("audit", "--limit", "1")
+    return str(run["runId"])
+
+
+def test_what_a_run_that_was_killed_had_in_hand_is_undone_too(books: Books) -> None:
+    run = killed_on_its_way_up(books)
+    report = books.office.json("rollback", "--run", run, "--yes", "--allow-data-loss")
+    assert report["appliedMigrations"] == ["[BR001] r2"]
+    assert pinned(books.office) == {"BR001": ("r1", True)}
+
+
+def test_what_a_run_that_was_killed_had_done_is_known_as_its_own_once_it_is_found(
+    books: Books,
+) -> None:
+    run = killed_on_its_way_up(books)
+    office = books.office
+    tick = books.run_of("apply-all")
+    (found,) = office.json("audit", "--run", run)
+    (row,) = found["branches"]
+    assert (row["fromHeads"], row["toHeads"]) == (["r1"], ["r2"])
+    for one, heads in ((tick, "r2"), (run, "r1")):
+        office.run("rollback", "--run", one, "--yes", "--allow-data-loss")
+        assert pinned(office) == {"BR001": (heads, True)}
+
+
 def test_after_a_rollback_that_was_killed_apply_goes_up_again(books: Books) -> None:
     killed(books)
     books.office.run("apply", "BR001")

@@ -230,6 +230,16 @@ def test_a_hook_ignores_none_of_the_signals_that_python_does(office: Office) -> 
     assert not [one for one in (signal.SIGPIPE, signal.SIGXFSZ) if ignored & 1 << one - 1]
 
 
+def test_where_a_hook_cannot_even_be_started_what_landed_is_recorded(office: Office) -> None:
+    slow.prepare(office, "BR001")
+    (office.folder / "tmp").mkdir()
+    office.environ["TMPDIR"] = str(office.folder / "tmp")
+    hooks(office, before_branch=["rmdir", "tmp"], after_branch=["true"])
+    done = office.run("apply", "BR001")
+    assert "[hooks] after_branch (true) cannot be started" in done.stdout
+    assert office.status("BR001")["status"] == "Completed"
+
+
 def test_a_flood_of_output_is_cut(office: Office) -> None:
     slow.prepare(office, "BR001")
     hooks(office, before_branch=["sh", "-c", "yes flood | head -c 10000000; exit 1"])
@@ -245,6 +255,16 @@ def script(office: Office, path: str, text: str) -> None:
     file = office.folder / "scripts" / path
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
+
+
+def test_files_that_an_editor_hides_are_no_scripts(office: Office) -> None:
+    slow.prepare(office, "BR001")
+    hooks(office, scripts="scripts")
+    script(office, "before/a.sql", "CREATE TABLE ran (n INT);")
+    script(office, "before/._a.sql", "nonsense")
+    (office.folder / "scripts/before/.#a.sql").symlink_to("somebody@host.4711")
+    office.run("apply-all")
+    assert office.query("BR001", "SELECT count(*) FROM ran") == [(0,)]
 
 
 @pytest.fixture

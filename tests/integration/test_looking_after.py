@@ -59,6 +59,8 @@ def test_every_run_that_changed_something_is_told_the_latest_first(trail: Office
         (("--since", "1h", "--command", "pin"), ["pin"]),
         (("--until", "1h"), []),
         (("--since", "2000-01-01", "--until", "2000-01-02T10:00:00+02:00"), []),
+        (("--until", "2999-01-01", "--command", "pin"), ["pin"]),
+        (("--until", f"{datetime.now(UTC):%Y-%m-%d}", "--command", "pin"), ["pin"]),
         (("--limit", "1"), ["pin"]),
     ],
 )
@@ -73,7 +75,10 @@ def test_a_run_is_found_by_how_its_id_begins(trail: Office) -> None:
     assert trail.json("audit", "--run", "%") == []
 
 
-@pytest.mark.parametrize("when", ["yesterday", "7x", "2026-13-01", "99999999999999d", ""])
+@pytest.mark.parametrize(
+    "when",
+    ["yesterday", "7x", "2026-13-01", "99999999999999d", "", "0001-01-01T00:00+14:00"],
+)
 def test_a_time_that_is_none_is_wrong_usage(office: Office, when: str) -> None:
     assert office.run("audit", "--since", when, code=2).stderr
 
