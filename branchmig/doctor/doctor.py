@@ -28,6 +28,9 @@ _LITTLE = 100 * 2**20
 _SILENCES = 3
 """Branches in a row that could not be reached, after which their server is given up."""
 
+_TO_WRITE = ("SELECT", "INSERT", "UPDATE", "DELETE", "USAGE", "write permission")
+"""What rights begin with that a tick needs in HeadOffice; the others are those of `init`."""
+
 _NAMED = 5
 """Branches that one diagnosis names."""
 
@@ -167,9 +170,12 @@ def check_headoffice(
     yield from _clock("headoffice", "HeadOffice", manager.store.now())
     lacking = headoffice_strategy(manager.settings).examine(address(manager.settings)).lacking
     if lacking:
+        writes = not any(right.startswith(_TO_WRITE) for right in lacking)
         yield Diagnosis(
-            "headoffice", "HeadOffice", Severity.WARNING, f"this account lacks {_list(lacking)}",
-            "it suffices to look; a tick has to write, and `init` to make tables",
+            "headoffice", "HeadOffice", Severity.NOTE if writes else Severity.WARNING,
+            f"this account lacks {_list(lacking)}",
+            "it suffices for ticks; `init` of a later version may have to make tables" if writes
+            else "it suffices to look; a tick has to write",
         )  # fmt: skip
     count = len(records)
     yield Diagnosis(

@@ -226,6 +226,8 @@ def test_headoffice_needs_the_rights_of_a_branch_to_be_made_and_then_rights_on_r
     use(office, account(server, rights_on_rows(engine, ROWS), name=name, create=False))
     assert office.json("apply-all")["success"]
     office.run("unlock", "--all")
+    found = [row for row in office.json("doctor") if row["subject"] == "HeadOffice"]
+    assert {row["severity"] for row in found} <= {"ok", "note"}, found
 
     use(office, account(server, rights_on_rows(engine, "SELECT"), name=name, create=False))
     assert office.status("BR001")["status"] == "Completed"

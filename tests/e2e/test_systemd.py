@@ -404,6 +404,12 @@ def test_the_doctor_finds_what_the_units_lack(host: Host) -> None:
     guest.put("/etc/branchmig/north.toml", SETTINGS)
     north = doctor(guest, "--config", "/etc/branchmig/north.toml")
     assert "branchmig@north.timer: the timer is inactive" in north
+    # Of settings that no unit ticks with, the unit says nothing.
+    guest.run("install", "-d", "-o", "branchmig", "/srv/shop")
+    guest.put("/etc/shop.toml", '[headoffice]\nurl = "sqlite:////srv/shop/headoffice.db"\n')
+    shop = ("--config", "/etc/shop.toml")
+    guest.run("runuser", "-u", "branchmig", "--", "branchmig", *shop, "init")
+    assert doctor(guest, *shop) == {}
 
 
 def test_a_fault_of_the_program_leaves_its_traceback_where_it_outlives_the_service(
