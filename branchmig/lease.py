@@ -43,6 +43,8 @@ def patiently(call: Callable[[], _Answer], fence: Fence, seconds: float) -> _Ans
         except StoreError:
             if time.monotonic() >= end or fence.state.signum is not None:
                 raise
+            # Not the fence's own pause: that is none where a lease is lost, and this would ask
+            # without a rest. A stop is seen when this short one is over.
             time.sleep(RETRYING)
 
 
