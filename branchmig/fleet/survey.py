@@ -2,7 +2,7 @@
 
 Files are looked at one after another, since threads are no faster there; databases of servers in a
 pool of threads, so many of one server at once and no more. Where one connection can tell of many
-databases, it is asked for all that are left once the server has answered at all.
+databases, it is asked: of servers for all that are left once the server has answered at all.
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ _PAUSE = 0.25
 _TOGETHER = 1000
 """Databases asked about over one connection: a survey that is closed ends after so many."""
 
-_TOLD = 64
-_TOLD_AFTER = 0.02
-"""Findings of files are told so many at a time, or after so many seconds."""
+_FILES = 64
+"""Files looked at before they are told of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,16 +120,16 @@ class Survey:
     # Files ------------------------------------------------------------------------------------
 
     def _look_at_files(self, records: list[Record]) -> None:
-        found: list[Finding] = []
-        since = time.monotonic()
-        for record in records:
-            if self._ended.is_set():
-                return
-            found.append(self._file(record))
-            if len(found) >= _TOLD or time.monotonic() > since + _TOLD_AFTER:
-                self._tell(found)
-                found, since = [], time.monotonic()
-        self._tell(found)
+        for start in range(0, len(records), _FILES):
+            asked = records[start : start + _FILES]
+            told = self._told_together(asked)
+            self._tell(told)
+            known = {finding.record.branch.id for finding in told}
+            for record in asked:
+                if self._ended.is_set():
+                    return
+                if record.branch.id not in known:
+                    self._tell([self._file(record)])
 
     def _file(self, record: Record) -> Finding:
         try:

@@ -260,23 +260,40 @@ class SqliteStrategy:
     # Opening ----------------------------------------------------------------------------------
 
     def versions(self, url: str, version_table: VersionTable) -> Snapshot:
-        plain = _PLAIN_URL.fullmatch(url)
-        path = os.path.join(self._folder, plain[1]) if plain else str(self._path(url))  # noqa: PTH118 - ten thousand times
-        try:
-            # One statement is one consistent view; all but the plain case is for `inspect`,
-            # waiting for a writer included.
-            if _is_plain(path):
-                with closing(self._open(path, "mode=ro", 0)) as driver:
-                    rows = driver.execute(_select_versions(version_table.name)).fetchall()
-                return Snapshot(True, True, tuple(sorted(str(row[0]) for row in rows)))
-        except (OSError, sqlite3.Error):
-            pass
         return self.inspect(url, version_table)
 
     def versions_together(
         self, urls: Sequence[str], version_table: VersionTable
     ) -> Mapping[str, Snapshot]:
-        return {}
+        """Of the plain ones, over one connection to which each file is attached in its turn: to
+        open one for each costs a quarter more. The others, and those that somebody is writing, are
+        for `inspect`."""
+        found: dict[str, Snapshot] = {}
+        snapshots: dict[tuple[Any, ...], Snapshot] = {}  # mostly it is one for all of them
+        select = _select_versions(version_table.name)
+        with closing(sqlite3.connect(":memory:", 0, isolation_level=None, uri=True)) as driver:
+            for url in urls:
+                try:
+                    path = self._quick_path(url)
+                    if not _is_plain(path):
+                        continue
+                    driver.execute("ATTACH ? AS branch", (f"file:{quote(path)}?mode=ro",))
+                    try:
+                        # One statement is one consistent view.
+                        rows = tuple(driver.execute(select).fetchall())
+                    finally:
+                        driver.execute("DETACH branch")
+                except (OSError, UsageError, sqlite3.Error):
+                    continue
+                if rows not in snapshots:
+                    snapshots[rows] = Snapshot(True, True, tuple(sorted(str(row[0]) for row in rows)))
+                found[url] = snapshots[rows]
+        return found
+
+    def _quick_path(self, url: str) -> str:
+        """As `_path`, for ten thousand of them."""
+        plain = _PLAIN_URL.fullmatch(url)
+        return os.path.join(self._folder, plain[1]) if plain else str(self._path(url))  # noqa: PTH118
 
     def examine(self, url: str) -> Examination:
         return of_file(self._path(url))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 import databases
@@ -14,7 +18,7 @@ from proxy import proxied
 from servers import Mariadb, Postgresql, Server
 
 from branchmig.errors import BranchmigError, BranchUnreachable
-from branchmig.model import Snapshot, VersionTable
+from branchmig.model import Provider, Snapshot, VersionTable
 from branchmig.providers import Limits, MigrationStrategy, strategy_for
 from branchmig.providers.marks import TABLE as JOURNAL
 from branchmig.providers.mysql import MysqlStrategy
@@ -300,3 +304,60 @@ def test_a_server_other_than_mysql_tells_of_each_database_alone(
 ) -> None:
     urls = [postgresql.url(name) for name in ("postgres", "template1")]
     assert of(postgresql).versions_together(urls, TABLE) == {}
+
+
+# Many files
+
+
+def file(folder: Path, name: str, *statements: str) -> str:
+    """A database, and its URL."""
+    with closing(sqlite3.connect(folder / name, isolation_level=None)) as driver:
+        for statement in statements:
+            driver.execute(statement)
+    return f"sqlite:///{name}"
+
+
+def test_plain_files_are_told_of_together_and_what_is_odd_is_left_to_be_asked_alone(
+    tmp_path: Path,
+) -> None:
+    sqlite = strategy_for(Provider.SQLITE, Limits(lock_timeout=0.2), tmp_path)
+    two = "INSERT INTO alembic_version VALUES ('b0')"
+    other = "PRAGMA encoding = 'UTF-16'"
+    log = "PRAGMA journal_mode = WAL"
+    good = [file(tmp_path, f"good {n} %41 ü'\".db", VERSIONS, A1) for n in range(5)]
+    many = [file(tmp_path, "two.db", VERSIONS, A1, two), file(tmp_path, "none.db", VERSIONS)]
+    odd = [
+        file(tmp_path, "utf16.db", other, VERSIONS, A1),
+        file(tmp_path, "log.db", log, VERSIONS, A1),
+        file(tmp_path, "unversioned.db", SHOPS),
+        file(tmp_path, "undecodable.db", VERSIONS, "INSERT INTO alembic_version VALUES (x'ff')",
+             "UPDATE alembic_version SET version_num = CAST(version_num AS TEXT)"),
+        file(tmp_path, "damaged.db", VERSIONS, A1, SHOPS),
+        file(tmp_path, "locked.db", VERSIONS, A1),
+        file(tmp_path, "empty.db"),
+        "sqlite:///missing.db",
+        "sqlite:///text.db",
+        "sqlite:///pipe.db",
+        "sqlite:///folder.db",
+        "sqlite:///:memory:",
+        "sqlite://host/malformed.db",
+    ]  # fmt: skip
+    damaged = (tmp_path / "damaged.db").read_bytes()
+    (tmp_path / "damaged.db").write_bytes(damaged[:4096] + bytes(len(damaged) - 4096))
+    (tmp_path / "text.db").write_text("no database, but long enough to be one " * 500)
+    (tmp_path / "folder.db").mkdir()
+    os.mkfifo(tmp_path / "pipe.db")
+    mixed = [url for pair in zip_longest(odd, good + many) for url in pair if url]
+    with closing(sqlite3.connect(tmp_path / "locked.db", isolation_level=None)) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        before = sorted(tmp_path.iterdir())
+        found = sqlite.versions_together(mixed, TABLE)
+        assert sorted(tmp_path.iterdir()) == before
+    assert found == {
+        **dict.fromkeys(good, Snapshot(True, True, ("a1",))),
+        many[0]: Snapshot(True, True, ("a1", "b0")),
+        many[1]: Snapshot(True, True, ()),
+    }
+    assert sqlite.versions_together([], TABLE) == {}
+    assert sqlite.versions(odd[0], TABLE).heads == ("a1",)
+    assert sqlite.versions(odd[1], TABLE).heads == ("a1",)
