@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _AIM = 0.05
 _HEADS = ("0001",)
-_BATCH = 40
+_BATCH = 75
 
 
 def share(folder: Path, branches: int, rounds: int) -> Sequence[Result | str]:

@@ -403,7 +403,7 @@ def conclusion(
             return transitions.restore(state, previous, attempt.heads)
         done = transitions.succeed(state, attempt.heads or (), now)
         # A pin set while the work lasted stays.
-        return replace(done, pinned=state.pinned and not (unpins and previous.pinned))
+        return done._replace(pinned=state.pinned and not (unpins and previous.pinned))
 
     return change
 

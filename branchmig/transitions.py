@@ -7,7 +7,7 @@ is needed; a lock conflict or a stop counts nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from .errors import LeaseError
@@ -46,8 +46,7 @@ def begin(
     state: BranchState, heads: Heads | None, target: str | None, now: datetime
 ) -> BranchState:
     """An attempt is about to start from `heads` (None: they could not be read beforehand)."""
-    return replace(
-        state,
+    return state._replace(
         status=MigrationStatus.IN_PROGRESS,
         heads=state.heads if heads is None else heads,
         target=target,
@@ -57,8 +56,7 @@ def begin(
 
 def succeed(state: BranchState, heads: Heads, now: datetime) -> BranchState:
     """The branch was brought to, or found at, the attempt's target and validated there."""
-    return replace(
-        state,
+    return state._replace(
         status=MigrationStatus.COMPLETED,
         heads=heads,
         retry_count=0,
@@ -93,8 +91,7 @@ def fail(
     if not failure.revision and previous.status is MigrationStatus.IN_PROGRESS:
         # What a killed run had begun there is not known to have failed.
         counted = _unmarked(previous)
-    return replace(
-        state,
+    return state._replace(
         status=MigrationStatus.MANUAL if manual else MigrationStatus.FAILED,
         heads=state.heads if heads is None else heads,
         retry_count=count,
@@ -119,8 +116,7 @@ def restore(state: BranchState, previous: BranchState, heads: Heads | None) -> B
         status = MigrationStatus.FAILED
     elif status is MigrationStatus.IN_PROGRESS or (moved and status is MigrationStatus.COMPLETED):
         status = MigrationStatus.PENDING
-    return replace(
-        state,
+    return state._replace(
         status=status,
         heads=previous.heads if heads is None else heads,
         target=previous.target,
@@ -141,8 +137,7 @@ def withdraw(state: BranchState, target: str, now: datetime) -> BranchState:
     It counts in no wave any more. The error stays for as long as nobody records an end, since a
     run that is killed can say nothing itself.
     """
-    return replace(
-        _unmarked(state),
+    return _unmarked(state)._replace(
         status=MigrationStatus.IN_PROGRESS,
         target=target,
         last_attempt_at=now,
@@ -171,24 +166,23 @@ def break_off(state: BranchState, previous: BranchState, heads: Heads | None) ->
     after = restore(state, previous, heads)
     if heads is None or heads == previous.heads:
         return after
-    return replace(_unmarked(after), target=state.target, error=state.error)
+    return _unmarked(after)._replace(target=state.target, error=state.error)
 
 
 def _unmarked(state: BranchState) -> BranchState:
     """In no wave: its place is free for another branch."""
-    return replace(state, rollout=None, wave=None, failed_revision=None)
+    return state._replace(rollout=None, wave=None, failed_revision=None)
 
 
 def give_up(state: BranchState) -> BranchState:
     """What was abandoned needs a person, and says so. Pinned, it has left its wave."""
     left = _unmarked(state) if state.pinned else state
-    return replace(left, status=MigrationStatus.MANUAL, next_attempt_at=None)
+    return left._replace(status=MigrationStatus.MANUAL, next_attempt_at=None)
 
 
 def adopt(state: BranchState, heads: Heads, now: datetime) -> BranchState:
     """A baseline was set: what is still to be applied is for the next run to find."""
-    return replace(
-        _unmarked(state),
+    return _unmarked(state)._replace(
         status=MigrationStatus.PENDING,
         heads=heads,
         retry_count=0,
@@ -200,8 +194,7 @@ def adopt(state: BranchState, heads: Heads, now: datetime) -> BranchState:
 
 def reset(state: BranchState) -> BranchState:
     """A person asked for another try: Pending, and every failure forgotten."""
-    return replace(
-        _unmarked(state),
+    return _unmarked(state)._replace(
         status=MigrationStatus.PENDING,
         retry_count=0,
         next_attempt_at=None,

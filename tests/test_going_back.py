@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -295,17 +294,17 @@ def test_however_a_rollback_ends_the_branch_is_pinned_and_counts_in_no_wave(
     ],
 )
 def test_where_nothing_was_begun_nothing_but_the_pin_is_new(attempt: Attempt) -> None:
-    assert ended(DONE, attempt) == replace(DONE, pinned=True)
+    assert ended(DONE, attempt) == DONE._replace(pinned=True)
 
 
 def test_a_failed_rollback_that_was_needed_after_a_failure_is_one_more_of_them() -> None:
-    failed = replace(DONE, status=MigrationStatus.FAILED, retry_count=2, failed_revision="r4")
+    failed = DONE._replace(status=MigrationStatus.FAILED, retry_count=2, failed_revision="r4")
     after = ended(failed, Attempt(heads=("r3",), failure=Failure("x", "x", revision="r3")))
     assert (after.status, after.retry_count) == (MigrationStatus.MANUAL, 3)
 
 
 def test_what_a_killed_rollback_leaves_needs_a_person_once_its_lease_has_run_out() -> None:
-    left = replace(withdrawn(DONE), lock_owner="dead", lock_expires_at=NOW)
+    left = withdrawn(DONE)._replace(lock_owner="dead", lock_expires_at=NOW)
     assert not transitions.abandoned(left, NOW - timedelta(seconds=1), POLICY)
     assert transitions.abandoned(left, NOW, POLICY)
     assert transitions.held_back(left, NOW, POLICY) is SkipReason.PINNED

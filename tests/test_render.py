@@ -132,7 +132,7 @@ BROKEN = row(
 )
 FLEET = [
     row("BR001", MigrationStatus.COMPLETED),
-    row("BR002", MigrationStatus.PENDING, replace(COMPLETED, heads=(FIRST,)), behind=True),
+    row("BR002", MigrationStatus.PENDING, COMPLETED._replace(heads=(FIRST,)), behind=True),
     BROKEN,
 ]
 
@@ -293,7 +293,7 @@ def test_everything_is_valid_only_if_branches_and_history_are(
 
 
 def test_a_status_row_has_every_key_of_the_contract() -> None:
-    state = replace(COMPLETED, heads=("b", "a"), lock_expires_at=AT, pinned=True, error="oops")
+    state = COMPLETED._replace(heads=("b", "a"), lock_expires_at=AT, pinned=True, error="oops")
     shown = BranchStatus(BRANCH, state, MigrationStatus.PENDING, True, SECOND, is_locked=True)
     assert documents.status([shown]) == [
         {
@@ -378,7 +378,7 @@ def test_secrets_in_what_a_driver_said_are_masked_everywhere() -> None:
     masking.remember("s3cret")
     said = "password s3cret was refused"
     failed = replace(FAILED, failure=Failure("X", said, said), warnings=(said,))
-    state = replace(COMPLETED, error=said)
+    state = COMPLETED._replace(error=said)
     shown = [
         documents.report(Report("r", (failed,)), prefixed=False),
         documents.report(Report("r", (failed,)), prefixed=True),
@@ -525,7 +525,7 @@ def test_a_script_is_never_broken_at_the_edge_of_the_terminal() -> None:
 
 def test_strangers_text_is_shown_and_never_obeyed() -> None:
     nasty = "[bold]x[/bold] \x1b[31mred\nBR999 :smile: [/]"
-    state = replace(COMPLETED, error=nasty)
+    state = COMPLETED._replace(error=nasty)
     shown = replace(FLEET[0], branch=replace(BRANCH, name=nasty), state=state)
     failed = replace(FAILED, failure=Failure("X", nasty, nasty), warnings=(nasty,))
     script = tables.plan(replace(PLAN, steps=(replace(STEPS[0], description=nasty),)), {})
@@ -547,7 +547,7 @@ def test_status_ends_with_a_summary_in_a_fixed_order() -> None:
 
 
 def test_status_flags_what_is_behind_locked_or_pinned() -> None:
-    state = replace(COMPLETED, pinned=True)
+    state = COMPLETED._replace(pinned=True)
     flagged = replace(FLEET[1], state=state, is_locked=True)
     assert "behind, locked, pinned" in piped(tables.status([flagged]))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -32,7 +31,7 @@ FAILED = BranchState(
 )
 MANUAL = BranchState(MigrationStatus.MANUAL, ("a1",), "head", 3, last_attempt_at=NOW, error="x")
 LEFT = BranchState(MigrationStatus.IN_PROGRESS, ("a1",), "head", 1, None, NOW, "dead", 7, NOW, "x")
-PINNED = replace(COMPLETED, pinned=True)
+PINNED = COMPLETED._replace(pinned=True)
 EVERY_STATE = [PENDING, COMPLETED, FAILED, MANUAL, LEFT, PINNED]
 
 LEASE_FIELDS = ("lock_owner", "lock_token", "lock_expires_at")
@@ -65,8 +64,7 @@ def _events(previous: BranchState) -> Iterator[Callable[[BranchState], BranchSta
 @pytest.mark.parametrize("state", EVERY_STATE)
 def test_an_attempt_begins_from_the_heads_that_were_read(state: BranchState) -> None:
     begun = transitions.begin(state, ("z",), "a3", LATER)
-    assert begun == replace(
-        state,
+    assert begun == state._replace(
         status=MigrationStatus.IN_PROGRESS,
         heads=("z",),
         target="a3",
@@ -200,20 +198,20 @@ def test_a_failure_holds_no_password() -> None:
 
 @pytest.mark.parametrize("revision", [None, "a2"])
 def test_only_a_failure_within_a_revision_counts_in_the_wave(revision: str | None) -> None:
-    before = replace(COMPLETED, rollout="former", wave=2)
-    begun = replace(transitions.begin(before, None, "head", NOW), rollout="this", wave=0)
+    before = COMPLETED._replace(rollout="former", wave=2)
+    begun = transitions.begin(before, None, "head", NOW)._replace(rollout="this", wave=0)
     after = _failed(begun, before, revision=revision)
     assert (after.rollout, after.wave) == (("this", 0) if revision else ("former", 2))
     assert after.failed_revision == revision
 
 
 def test_what_was_skipped_or_stopped_is_in_no_wave() -> None:
-    begun = replace(transitions.begin(PENDING, None, "head", NOW), rollout="this", wave=0)
+    begun = transitions.begin(PENDING, None, "head", NOW)._replace(rollout="this", wave=0)
     assert transitions.restore(begun, PENDING, None).rollout is None
 
 
 def test_a_success_stays_in_its_wave_and_forgets_what_failed() -> None:
-    begun = replace(FAILED, rollout="this", wave=1, failed_revision="a2")
+    begun = FAILED._replace(rollout="this", wave=1, failed_revision="a2")
     after = transitions.succeed(begun, ("a3",), NOW)
     assert (after.rollout, after.wave, after.failed_revision) == ("this", 1, None)
 
@@ -254,14 +252,14 @@ def test_an_attempt_stopped_half_way_keeps_what_landed_and_counts_nothing(
 def test_what_a_killed_run_left_is_restored_to_what_its_failures_say(
     retries: int, status: MigrationStatus, reason: SkipReason | None
 ) -> None:
-    left = replace(LEFT, retry_count=retries)
+    left = LEFT._replace(retry_count=retries)
     after = transitions.restore(transitions.begin(left, None, "head", LATER), left, None)
     assert (after.status, after.retry_count) == (status, retries)
     assert transitions.held_back(after, LATER, POLICY) is reason
 
 
 def test_a_pin_set_while_the_branch_was_in_hand_stays() -> None:
-    begun = replace(transitions.begin(COMPLETED, None, "head", LATER), pinned=True)
+    begun = transitions.begin(COMPLETED, None, "head", LATER)._replace(pinned=True)
     assert transitions.restore(begun, COMPLETED, None).pinned
     assert transitions.succeed(begun, ("a3",), LATER).pinned
     assert _failed(begun, COMPLETED).pinned
@@ -273,8 +271,7 @@ def test_a_pin_set_while_the_branch_was_in_hand_stays() -> None:
 @pytest.mark.parametrize("state", EVERY_STATE)
 def test_a_retry_forgets_failures_and_nothing_else(state: BranchState) -> None:
     after = transitions.reset(state)
-    assert after == replace(
-        state,
+    assert after == state._replace(
         status=MigrationStatus.PENDING,
         retry_count=0,
         next_attempt_at=None,
@@ -287,7 +284,7 @@ def test_a_baseline_is_for_the_next_run_to_go_on_from(state: BranchState) -> Non
     after = transitions.adopt(transitions.begin(state, None, "a2", NOW), ("a2",), LATER)
     assert (after.status, after.heads, after.retry_count) == (MigrationStatus.PENDING, ("a2",), 0)
     assert (
-        transitions.held_back(replace(after, pinned=False, lock_owner=None), LATER, POLICY) is None
+        transitions.held_back(after._replace(pinned=False, lock_owner=None), LATER, POLICY) is None
     )
 
 
@@ -303,12 +300,12 @@ def test_a_baseline_is_for_the_next_run_to_go_on_from(state: BranchState) -> Non
         (MANUAL, SkipReason.MANUAL),
         (LEFT, None),
         (PINNED, SkipReason.PINNED),
-        (replace(LEFT, retry_count=3), SkipReason.MANUAL),
-        (replace(FAILED, retry_count=3, next_attempt_at=None), SkipReason.MANUAL),
-        (replace(LEFT, lock_expires_at=NOW + timedelta(seconds=1)), SkipReason.LEASED),
-        (replace(COMPLETED, lock_owner="x", lock_expires_at=LATER), SkipReason.LEASED),
-        (replace(MANUAL, pinned=True), SkipReason.PINNED),
-        (replace(COMPLETED, lock_owner="x", lock_expires_at=NOW), None),
+        (LEFT._replace(retry_count=3), SkipReason.MANUAL),
+        (FAILED._replace(retry_count=3, next_attempt_at=None), SkipReason.MANUAL),
+        (LEFT._replace(lock_expires_at=NOW + timedelta(seconds=1)), SkipReason.LEASED),
+        (COMPLETED._replace(lock_owner="x", lock_expires_at=LATER), SkipReason.LEASED),
+        (MANUAL._replace(pinned=True), SkipReason.PINNED),
+        (COMPLETED._replace(lock_owner="x", lock_expires_at=NOW), None),
     ],
 )
 def test_a_tick_leaves_alone_what_it_should(state: BranchState, reason: SkipReason | None) -> None:
@@ -322,7 +319,7 @@ def test_a_tick_leaves_alone_what_it_should(state: BranchState, reason: SkipReas
 def test_what_is_due_within_thirty_seconds_counts_as_due(
     wait: int, reason: SkipReason | None
 ) -> None:
-    state = replace(FAILED, next_attempt_at=NOW + timedelta(seconds=wait))
+    state = FAILED._replace(next_attempt_at=NOW + timedelta(seconds=wait))
     assert transitions.held_back(state, NOW, POLICY) is reason
 
 
@@ -343,7 +340,7 @@ def test_a_kill_at_any_point_of_any_sequence_leaves_a_state_that_goes_on(
             state = transitions.begin(state, None, "head", NOW)
             if ending is not None:
                 state = list(_events(previous))[ending](state)
-        state = replace(state, lock_owner="dead", lock_expires_at=NOW)
+        state = state._replace(lock_owner="dead", lock_expires_at=NOW)
         reason = transitions.held_back(state, LATER, POLICY)
         visible = {
             None: True,
@@ -357,7 +354,7 @@ def test_a_kill_at_any_point_of_any_sequence_leaves_a_state_that_goes_on(
 
 
 def test_the_fields_of_a_state_are_those_that_these_rules_speak_of() -> None:
-    assert {field.name for field in fields(BranchState)} == {
+    assert set(BranchState._fields) == {
         "status", "heads", "target", "retry_count", "next_attempt_at", "last_attempt_at",
         "lock_owner", "lock_token", "lock_expires_at", "error", "pinned", "rollout", "wave",
         "failed_revision",

@@ -50,7 +50,7 @@ from .survey import Finding, Survey
 log = logging.getLogger("branchmig.fleet")
 
 _AHEAD = 0.25
-_MOST_AHEAD = 20
+_MOST_AHEAD = 40
 """Leases are taken for what a worker will do within so many seconds, and for no more branches a
 worker than this: others must be able to work too."""
 

@@ -17,8 +17,8 @@ from ..manager import UNRECORDED, skipped
 from ..model import Outcome, Record, SkipReason
 from ..store.leases import Conclusion
 
-_BATCH = 50
-_AGE = 0.1
+_BATCH = 100
+_AGE = 0.25
 """A batch is written when it has so many entries, or when its first is so many seconds old."""
 
 

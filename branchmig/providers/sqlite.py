@@ -286,7 +286,9 @@ class SqliteStrategy:
                 except (OSError, UsageError, sqlite3.Error):
                     continue
                 if rows not in snapshots:
-                    snapshots[rows] = Snapshot(True, True, tuple(sorted(str(row[0]) for row in rows)))
+                    snapshots[rows] = Snapshot(
+                        True, True, tuple(sorted(str(row[0]) for row in rows))
+                    )
                 found[url] = snapshots[rows]
         return found
 

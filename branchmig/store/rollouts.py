@@ -184,7 +184,7 @@ class Turnstile:
             raise HeldBack(SkipReason.WAVE, self._why or f"{name(self._wave)} goes first")
         if self._room is not None:
             self._room -= 1
-        return replace(state, rollout=rollout.id, wave=self._wave)
+        return state._replace(rollout=rollout.id, wave=self._wave)
 
     def close(self) -> None:
         """Record how far the rollout has come."""

@@ -24,11 +24,7 @@ _COLUMN_OF = {"rollout": "rollout_id"}
 """Fields whose columns are called otherwise."""
 
 _LEASE = {"lock_owner", "lock_token", "lock_expires_at"}
-_COLUMNS = {
-    _COLUMN_OF.get(field.name, field.name): field.name
-    for field in fields(BranchState)
-    if field.name not in _LEASE
-}
+_COLUMNS = {_COLUMN_OF.get(name, name): name for name in BranchState._fields if name not in _LEASE}
 """The columns that a transition may write, and the fields of a state that they hold."""
 
 _values = attrgetter(*_COLUMNS.values())
@@ -40,7 +36,7 @@ _PROVIDERS = {provider.value: provider for provider in Provider}
 _STATUSES = {status.value: status for status in MigrationStatus}
 
 _BRANCH = [branches.c[field.name] for field in fields(Branch)]
-STATE = [states.c[_COLUMN_OF.get(field.name, field.name)] for field in fields(BranchState)]
+STATE = [states.c[_COLUMN_OF.get(name, name)] for name in BranchState._fields]
 """The columns of a state. These and those of a branch are in the order of the fields: read by place
 a row costs half of what it does by names, and there is one for every branch."""
 

@@ -113,7 +113,7 @@ def test_each_branch_is_given_or_refused_for_itself(store: Store, branches: list
 def test_what_differs_is_written_for_each_branch(store: Store, branches: list[Branch]) -> None:
     """Branches with the same change share a statement: none may get what another one is to have."""
     for branch in branches[:3]:
-        store.change(branch, lambda before, _: replace(before, pinned=True, retry_count=2))
+        store.change(branch, lambda before, _: before._replace(pinned=True, retry_count=2))
 
     def from_heads(number: int) -> Wanted:
         heads = (f"a{number // 2}",)

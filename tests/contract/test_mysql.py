@@ -9,7 +9,6 @@ import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -568,7 +567,7 @@ def kept(state: BranchState, now: datetime) -> BranchState:
 
 
 def counted(state: BranchState, now: datetime) -> BranchState:
-    return replace(state, retry_count=state.retry_count + 1)
+    return state._replace(retry_count=state.retry_count + 1)
 
 
 def test_who_lost_the_lease_concludes_nothing_on_mariadb(headoffice: Office) -> None:

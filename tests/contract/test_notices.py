@@ -26,7 +26,7 @@ def branches(store: Store) -> list[Branch]:
 
 
 def become(store: Store, branch: Branch, status: MigrationStatus, error: str | None = None) -> None:
-    store.change(branch, lambda state, now: replace(state, status=status, error=error))
+    store.change(branch, lambda state, now: state._replace(status=status, error=error))
 
 
 def fail(store: Store, branch: Branch) -> None:

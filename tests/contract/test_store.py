@@ -405,7 +405,7 @@ def test_no_update_under_a_lease_is_lost(
             except (LeaseHeld, StateConflict):
                 continue
             tokens.append(lease.token)
-            counted = replace(lease.previous, retry_count=lease.previous.retry_count + 1)
+            counted = lease.previous._replace(retry_count=lease.previous.retry_count + 1)
             client.conclude(lease, lambda _, __, after=counted: after, RUN, None)
         return tokens
 
@@ -427,7 +427,7 @@ def test_no_change_is_lost(store: Store, another_store: OpenStore, branch: Branc
                     continue
             client.set_pinned(branch, True)
             client.conclude(
-                lease, lambda s, _: replace(s, retry_count=s.retry_count + 1), RUN, None
+                lease, lambda s, _: s._replace(retry_count=s.retry_count + 1), RUN, None
             )
 
     at_once(another_store, count)
