@@ -8,6 +8,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from branchmig.providers import sqlserver_drivers as drivers
+
 _DRIVERS = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
 """Of URLs that name none; SQLAlchemy's own choice would be another."""
 
@@ -15,7 +17,10 @@ _DRIVERS = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
 def engine_of(url: str) -> sa.Engine:
     parsed = sa.make_url(url)
     name = _DRIVERS.get(parsed.drivername, parsed.drivername)
-    return sa.create_engine(parsed.set(drivername=name), poolclass=sa.NullPool)
+    parsed = parsed.set(drivername=name)
+    if parsed.get_backend_name() == "mssql":
+        parsed = drivers.for_driver(parsed, drivers.driver_of(parsed))
+    return sa.create_engine(parsed, poolclass=sa.NullPool)
 
 
 def schema_of(url: str) -> dict[str, Any]:

@@ -43,6 +43,14 @@ SELECT CASE WHEN @@TRANCOUNT = 0 THEN 'NoLock' ELSE APPLOCK_MODE('public',
     N'branchmig:watch:' + CAST(@@SPID AS nvarchar(16)), 'Transaction') END
 """
 
+# Where a revision has ended the transaction there is none for the driver to commit, which FreeTDS
+# calls an error after everything has landed. Where the driver has them begun by the server (bit 2:
+# IMPLICIT_TRANSACTIONS) any look at a table begins one.
+_GO_ON = (
+    "IF @@TRANCOUNT = 0 AND @@OPTIONS & 2 = 0 BEGIN TRANSACTION",
+    "SELECT TOP 1 object_id FROM sys.objects",
+)
+
 _TAKE = """
 SET NOCOUNT ON;
 DECLARE @answer int;
@@ -156,6 +164,8 @@ class Session:
             connection.exec_driver_sql(_UNMARK)
         if going_on:
             return None
+        for statement in _GO_ON:
+            connection.exec_driver_sql(statement)
         return "COMMIT" if marked else "ROLLBACK"
 
     def end_failed_watch(self, connection: sa.Connection) -> str | None:

@@ -352,7 +352,7 @@ def test_an_error_of_the_engine_is_explained_without_the_data_in_it(
 ) -> None:
     with connection.begin():
         connection.execute(sa.text(SHOPS))
-    with connection.begin(), pytest.raises(sa.exc.IntegrityError) as twice:
+    with pytest.raises(sa.exc.IntegrityError) as twice, connection.begin():
         connection.execute(
             sa.text("INSERT INTO shops VALUES (:id, :city)"), [{"id": 1, "city": "Leiden"}] * 2
         )
