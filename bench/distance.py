@@ -18,6 +18,8 @@ from functools import partial
 from .sides import ROOT
 
 _HOST = "127.0.0.1"
+NEAR = [f"127.0.0.{number}" for number in range(1, 6)]
+"""Addresses at which the far servers are reached: each may pass for a server of its own."""
 
 
 class _End(asyncio.Protocol):
@@ -83,7 +85,8 @@ class _Near(_End):
 async def _serve(seconds: float, ports: Mapping[int, int]) -> None:
     loop = asyncio.get_running_loop()
     for port, server in ports.items():
-        await loop.create_server(partial(_Near, seconds / 2, server), _HOST, port, backlog=512)
+        for host in NEAR:
+            await loop.create_server(partial(_Near, seconds / 2, server), host, port, backlog=512)
     print("listening", flush=True)
     await loop.create_future()
 

@@ -1,7 +1,7 @@
 """What a fleet costs: whole runs of `apply-all` over thousands of branches.
 
     python -m bench.fleet                   all parts, some ten minutes
-    python -m bench.fleet --only b          one of a, b, c, d, workers, memory; may be repeated
+    python -m bench.fleet --only b          one part, by its name below; may be repeated
     python -m bench.fleet --branches 100    a quick look at a tenth of the size
     python -m bench.fleet --profile         where the time of (b) goes, function by function
 
@@ -12,6 +12,7 @@ b       ten times as many branches with nothing to do: CPU of the whole program 
         with its start-up (`reads.py`).
 c       the same on PostgreSQL and MariaDB, 100 ms away (`remote.py`).
 d       HeadOffice's share (`ledger.py`).
+silent  ten times as many on those, one in twenty of which lies on a server that never answers.
 workers the rate of (a) by the number of workers: where it saturates.
 memory  the most that the program's own process held, workers left out.
 
@@ -200,6 +201,11 @@ def far_away(bench: Bench) -> Iterator[Result | str]:
         yield from remote.survey(work, bench.branches, bench.rounds)
 
 
+def silent(bench: Bench) -> Iterator[Result | str]:
+    with _scratch(bench) as work:
+        yield from remote.silence(work, bench.branches, bench.rounds)
+
+
 def headoffice(bench: Bench) -> Iterator[Result | str]:
     """(d)"""
     with _scratch(bench) as work:
@@ -240,6 +246,7 @@ PARTS: dict[str, tuple[str, Callable[[Bench], Iterable[Result | str]]]] = {
     "a": ("{few:,} SQLite branches one revision behind", one_behind),
     "b": ("{many:,} SQLite branches with nothing to do", unchanged),
     "c": ("{few:,} branches on PostgreSQL, {few:,} on MariaDB, 100 ms away", far_away),
+    "silent": ("{many:,} branches 100 ms away, one in twenty on a server that is silent", silent),
     "d": ("HeadOffice's share of a branch, over {few:,}", headoffice),
     "workers": ("{few:,} SQLite branches one revision behind, by workers", saturation),
     "memory": ("of the program's own process", memory),

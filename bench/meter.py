@@ -61,17 +61,17 @@ def cpu(command: Sequence[str | Path], folder: Path, **environ: str) -> float:
     return usage(command, folder, **environ).cpu
 
 
-def wall(command: Sequence[str | Path], folder: Path, **environ: str) -> float:
+def wall(command: Sequence[str | Path], folder: Path, *, code: int = 0, **environ: str) -> float:
     """Run a command to its end; seconds by the clock on the wall.
 
-    Raises RuntimeError with its output where the command fails.
+    Raises RuntimeError with its output where it ends with another code.
     """
     with tempfile.TemporaryFile() as output:
         started = time.perf_counter()
         process = _started(command, folder, environ, output)
         process.wait()
         took = time.perf_counter() - started
-        _check(process, output)
+        _check(process, output, code)
     return took
 
 
@@ -119,8 +119,8 @@ def _started(
     )
 
 
-def _check(process: subprocess.Popen[bytes], output: IO[bytes]) -> None:
-    if process.returncode:
+def _check(process: subprocess.Popen[bytes], output: IO[bytes], code: int = 0) -> None:
+    if process.returncode != code:
         output.seek(0)
         told = output.read().decode()
         raise RuntimeError(f"{process.args!r}: {process.returncode}\n{told}")

@@ -9,19 +9,22 @@ tells something from several times 128 databases on: fewer are one wave, whose l
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 from .aims import Result
-from .distance import apart, free_ports
+from .distance import NEAR, apart, free_ports
 from .engines import ENGINES, Engine, Mariadb, Missing, Postgresql, running
 from .meter import peak, wall
 from .sides import Office
 
 _ROUND_TRIP = 0.1
+_HOST = "127.0.0.1"
 _FLEET = 10_000
 _MINUTE = 60.0
 _TEMPLATE = "template"
@@ -37,32 +40,94 @@ _FILTERS = {
 
 def survey(folder: Path, databases: int, rounds: int) -> Iterator[Result | str]:
     """Rate and memory over so many databases on each engine."""
+    try:
+        with _servers(folder, databases) as (way, urls):
+            with apart(0, way):
+                offices = {
+                    count: _known(folder / f"far-{count}", urls[:count])
+                    for count in (len(way), len(urls))
+                }
+            with apart(_ROUND_TRIP, way):
+                yield from _rates(offices, rounds)
+                yield from _memory(offices)
+    except Missing as missing:
+        yield str(missing)
+
+
+def silence(folder: Path, databases: int, rounds: int) -> Iterator[Result | str]:
+    """The tick of a fleet, one in twenty of which lies on a server of its own that takes
+    connections and never answers, to that of the same fleet without them.
+
+    Five branches share each database, by addresses that all lead to this host: what they cost is a
+    look each, as anywhere.
+    """
+    try:
+        with _servers(folder, databases) as (way, urls):
+            everyone = [
+                url.replace(f"@{_HOST}:", f"@127.0.0.{address}:")
+                for url in urls
+                for address in range(1, 1 + len(NEAR))
+            ]
+            with _silent(len(everyone) // 20) as silent:
+                with apart(0, way):
+                    whole = _known(folder / "whole", everyone)
+                    partly = _known(
+                        folder / "partly", [u for n, u in enumerate(everyone) if n % 20]
+                    )
+                partly.add(silent, "SILENT")
+                used: dict[Office, list[float]] = {whole: [], partly: []}
+                with apart(_ROUND_TRIP, way):
+                    for number in range(rounds):
+                        for office, code in ((whole, 0), (partly, 1)):
+                            copy = office.copy(folder / f"{office.folder.name}-{number}")
+                            tick = copy.measured(partial(wall, code=code), "apply-all")
+                            used[office].append(tick)
+        began, took = (median(times) for times in used.values())
+        yield Result(f"{len(everyone):,} branches: a tick", began, "s")
+        yield Result(f"{len(silent):,} of them silent: a tick", took, "s")
+        yield Result("with / without", took / began, "", 2)
+    except Missing as missing:
+        yield str(missing)
+
+
+@contextmanager
+def _servers(folder: Path, databases: int) -> Iterator[tuple[Mapping[int, int], Sequence[str]]]:
+    """One of each engine with so many databases: the ports that lead to them from far away, and the
+    URLs through these. Raises Missing."""
     with ExitStack() as stack:
         engines = {}
         for name in ENGINES:
-            try:
-                engines[name] = stack.enter_context(running(name, folder / f"{name}-server"))
-            except Missing as missing:
-                yield str(missing)
-                return
+            engines[name] = stack.enter_context(running(name, folder / f"{name}-server"))
             _fill(engines[name], folder / f"{name}-template", databases)
         ports = free_ports(len(engines))
-        way = {port: engine.port for port, engine in zip(ports, engines.values(), strict=True)}
-        urls = [
-            engine.url(_name(number)).replace(f":{engine.port}/", f":{port}/")
-            for number in range(databases)
-            for engine, port in zip(engines.values(), ports, strict=True)
-        ]
-        with apart(0, way):
-            offices = {
-                count: Office.make(folder / f"far-{count}", urls[:count], wall, _SETTINGS)
-                for count in (len(engines), len(urls))
-            }
-            for office in offices.values():
-                office.run("apply-all")
-        with apart(_ROUND_TRIP, way):
-            yield from _rates(offices, rounds)
-            yield from _memory(offices)
+        yield (
+            {port: engine.port for port, engine in zip(ports, engines.values(), strict=True)},
+            [
+                engine.url(_name(number)).replace(f":{engine.port}/", f":{port}/")
+                for number in range(databases)
+                for engine, port in zip(engines.values(), ports, strict=True)
+            ],
+        )
+
+
+def _known(folder: Path, urls: Sequence[str]) -> Office:
+    """An office that knows where its branches stand."""
+    office = Office.make(folder, urls, wall, _SETTINGS)
+    office.run("apply-all")
+    return office
+
+
+@contextmanager
+def _silent(count: int) -> Iterator[list[str]]:
+    """URLs on so many servers that take connections and never answer."""
+    with ExitStack() as stack:
+        urls = []
+        for number in range(count):
+            host = f"127.1.{number // 250}.{number % 250 + 1}"
+            port = stack.enter_context(socket.create_server((host, 0))).getsockname()[1]
+            scheme = "mysql" if number % 2 else "postgresql"
+            urls.append(f"{scheme}://nobody@{host}:{port}/branch")
+        yield urls
 
 
 def _rates(offices: dict[int, Office], rounds: int) -> Iterator[Result]:

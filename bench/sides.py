@@ -82,12 +82,16 @@ class Office:
         folder.mkdir(parents=True)
         (folder / "branchmig.toml").touch(0o640)
         (folder / "branchmig.toml").write_text(settings)
-        rows = [f"BR{n:05},{url}" for n, url in enumerate(urls)]
-        (folder / "branches.csv").write_text("\n".join(["code,url", *rows, ""]))
         office = cls(folder, meter)
         office.run("init")
-        office.run("branch", "import", "branches.csv")
+        office.add(urls)
         return office
+
+    def add(self, urls: Sequence[str], prefix: str = "BR") -> None:
+        """Make branches known by URL."""
+        rows = [f"{prefix}{n:05},{url}" for n, url in enumerate(urls)]
+        (self.folder / "branches.csv").write_text("\n".join(["code,url", *rows, ""]))
+        self.run("branch", "import", "branches.csv")
 
     def copy(self, folder: Path) -> Office:
         return Office(shutil.copytree(self.folder, folder), self._meter)
