@@ -233,6 +233,12 @@ class HeadOfficeVersion(StoreError):
     exit_code = 78
 
 
+class HeadOfficeDamaged(StoreError):
+    """A row of HeadOffice holds what no program has written there that this one knows."""
+
+    exit_code = 78
+
+
 class StateConflict(StoreError):
     """A conditional write met a row that somebody else had changed."""
 

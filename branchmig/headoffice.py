@@ -32,6 +32,7 @@ from .providers import Limits, MigrationStrategy, provider_of, refuse_references
 from .references import is_whole, resolve
 from .revisions.hooks import NoHooks
 from .store import REVISIONS, VERSION_TABLE, Store
+from .store.tables import branches
 
 _RACES = 10
 """How often an upgrade looks again after another `init` was quicker."""
@@ -70,7 +71,7 @@ def upgrade(settings: Settings) -> tuple[str, ...]:
     strategy = headoffice_strategy(settings)
     for _ in range(_RACES):
         snapshot = _look_as_writer(settings, strategy)
-        _refuse_newer(snapshot)
+        _refuse_foreign(snapshot)
         if snapshot.heads == REVISIONS[-1:]:
             return ()
         with suppress(LeaseLost), _as_store_errors(settings, strategy):
@@ -197,7 +198,7 @@ class _Landed(NoHooks):
 
 def _require(snapshot: Snapshot) -> None:
     """Raise HeadOfficeVersion unless HeadOffice is at the version that this program needs."""
-    _refuse_newer(snapshot)
+    _refuse_foreign(snapshot)
     if snapshot.heads != REVISIONS[-1:]:
         found = "has no tables yet" if snapshot.exists else "does not exist yet"
         found = f"is at {snapshot.heads[0]}" if snapshot.heads else found
@@ -207,7 +208,14 @@ def _require(snapshot: Snapshot) -> None:
         )
 
 
-def _refuse_newer(snapshot: Snapshot) -> None:
+def _refuse_foreign(snapshot: Snapshot) -> None:
+    """Raise HeadOfficeVersion where the version is none that an upgrade could begin from."""
+    if not snapshot.heads and branches.name in {name.lower() for name in snapshot.tables}:
+        raise HeadOfficeVersion(
+            f"HeadOffice has its tables, but {VERSION_TABLE.name} does not say of which version",
+            "restore it from a backup, or write into it the version that it was at: "
+            f"{REVISIONS[-1]} is this program's",
+        )
     if set(snapshot.heads) - set(REVISIONS):
         raise HeadOfficeVersion(
             f"HeadOffice is at {', '.join(snapshot.heads)}, which this program does not know",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -80,7 +81,14 @@ def _guarded(program: Callable[[], object]) -> int:
         return 0
     except Exception as error:
         _debug_trace(error)
-        return _tell(_internal(error))
+        return _tell(_full(error) or _internal(error))
+
+
+def _full(error: Exception) -> BranchmigError | None:
+    """Whatever was written, help on standard output included, has met the end of its space."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return BranchmigError(f"nothing more can be written: {error}", "free some space there")
+    return None
 
 
 def _tell(error: BranchmigError) -> int:

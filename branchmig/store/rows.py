@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..model import Branch, BranchState, MigrationStatus, Provider, Record
-from .tables import branches, clock, states
+from .tables import branches, clock, states, unknown
 
 Transaction = Callable[[], AbstractContextManager[sa.Connection]]
 """Opens a transaction on HeadOffice whose errors are those of the house."""
@@ -51,7 +51,10 @@ def records() -> sa.Select[Any]:
 def record(row: sa.Row[Any]) -> Record:
     """From a row of `records`."""
     branch_id, code, name, provider, *rest = row[len(STATE) :]
-    return Record(Branch(branch_id, code, name, _PROVIDERS[provider], *rest), state(row))
+    try:
+        return Record(Branch(branch_id, code, name, _PROVIDERS[provider], *rest), state(row))
+    except KeyError as error:
+        raise unknown(f"for the branch {code}", str(error)) from None
 
 
 def state(row: sa.Row[Any]) -> BranchState:

@@ -17,6 +17,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
+from ..errors import HeadOfficeDamaged
+from ..masking import mask
 from ..model import VersionTable
 
 VERSION_TABLE = VersionTable("branchmig_version")
@@ -60,7 +62,18 @@ def _list_text(names: tuple[str, ...]) -> str:
 
 @lru_cache(1024)
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(json.loads(text))
+    try:
+        return tuple(json.loads(text))
+    except ValueError:
+        raise unknown("for a list of names", text) from None
+
+
+def unknown(where: str, found: str) -> HeadOfficeDamaged:
+    """The error for a value that this program would not have written."""
+    return HeadOfficeDamaged(
+        f"HeadOffice holds {mask(found)} {where}, which this program does not know",
+        "was it written by a newer branchmig, or by hand? Upgrade this one, or mend the row",
+    )
 
 
 class Names(TypeDecorator[tuple[str, ...]]):

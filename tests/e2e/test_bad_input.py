@@ -18,6 +18,8 @@ import pytest
 from office import Office, query
 from rights import BOUND, IS_ROOT, NAMESPACE, ORDINARY
 
+from branchmig.store import REVISIONS
+
 BASE = "20251206_InitialCreate"
 HEAD = "20251206_UpdateSalesTable"
 
@@ -382,8 +384,9 @@ LATER = "UPDATE branchmig_version SET version_num = '9999_later'"
         ("status", LATER, "is at 9999_later", "newer"),
         ("apply-all", LATER, "is at 9999_later", "newer"),
         ("init", LATER, "is at 9999_later", "newer"),
-        ("status", "DELETE FROM branchmig_version", "has no tables yet", "init`"),
-        ("apply-all", "DROP TABLE branchmig_version", "has no tables yet", "init`"),
+        ("status", "DELETE FROM branchmig_version", "has its tables", REVISIONS[-1]),
+        ("init", "DELETE FROM branchmig_version", "has its tables", REVISIONS[-1]),
+        ("apply-all", "DROP TABLE branchmig_version", "has its tables", REVISIONS[-1]),
     ],
 )
 def test_headoffice_at_another_version_is_refused(
@@ -391,6 +394,25 @@ def test_headoffice_at_another_version_is_refused(
 ) -> None:
     office.headoffice(statement)
     refuse(office, command, code=78, says=f"HeadOffice {says}", hint=hint)
+
+
+@pytest.mark.parametrize("command", ["status", "apply-all", "apply BR001"])
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        (
+            "UPDATE branchmig_migration_states SET status = 'Frozen'",
+            "'Frozen' for the branch",
+        ),
+        ("UPDATE branchmig_branches SET provider = 'oracle'", "'oracle' for the branch"),
+        ("UPDATE branchmig_migration_states SET heads = 'a1'", "a1 for a list of names"),
+    ],
+)
+def test_a_headoffice_that_holds_what_this_program_does_not_know_is_refused(
+    office: Office, command: str, statement: str, says: str
+) -> None:
+    office.headoffice(statement)
+    refuse(office, *command.split(), code=78, says=says, hint="newer branchmig")
 
 
 @pytest.mark.parametrize("command", ["status", "init"])

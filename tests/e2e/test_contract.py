@@ -459,7 +459,8 @@ def test_standard_streams_may_be_closed_or_full(office: Office, closed: str, cod
 
 
 @pytest.mark.parametrize(
-    ("command", "code"), [("audit --jsonl", 1), ("health", 3), ("health --critical-lag x", 3)]
+    ("command", "code"),
+    [("audit --jsonl", 1), ("health", 3), ("health --critical-lag x", 3), ("apply-all -h", 1)],
 )
 def test_what_cannot_be_printed_is_no_fault_of_the_program(
     office: Office, command: str, code: int
