@@ -151,8 +151,10 @@ class PostgresqlStrategy:
 
     def identity(self, url: str) -> str:
         given = self._url(url)
+        # What stands behind the question mark is what the driver takes.
         host = given.query.get("host", given.host or "")
-        return f"postgresql:{str(host).lower()}:{given.port or 5432}:{given.database}"
+        port = given.query.get("port", given.port or 5432)
+        return f"postgresql:{str(host).lower()}:{port}:{given.database}"
 
     def _url(self, url: str) -> URL:
         # SQLAlchemy's own default is the older psycopg2.

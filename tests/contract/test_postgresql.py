@@ -261,3 +261,11 @@ def test_a_connection_that_failed_is_told_by_its_words(
     error = psycopg.OperationalError(f"connection failed: {said}")
     assert strategy.classify(error) is kind
     assert sentence in strategy.explain(error, "postgresql://h/d").message
+
+
+def test_a_database_has_one_identity_wherever_its_url_names_host_and_port() -> None:
+    identity = PostgresqlStrategy(Limits(), Path()).identity
+    same = ["postgresql://u@H:5433/d", "postgresql://u@/d?host=h&port=5433"]
+    assert len({identity(url) for url in same}) == 1
+    others = ["postgresql://u@/d?host=h&port=5434", "postgresql://u@/d?host=h", "postgresql://u@h/e"]
+    assert len({identity(url) for url in (*others, same[0])}) == 4
