@@ -210,7 +210,9 @@ def _require(snapshot: Snapshot) -> None:
 
 def _refuse_foreign(snapshot: Snapshot) -> None:
     """Raise HeadOfficeVersion where the version is none that an upgrade could begin from."""
-    if not snapshot.heads and branches.name in {name.lower() for name in snapshot.tables}:
+    made = branches.name in {name.lower() for name in snapshot.tables}
+    # An `init` that was killed where DDL cannot be rolled back has left its journal to go on from.
+    if made and not snapshot.heads and not snapshot.unfinished:
         raise HeadOfficeVersion(
             f"HeadOffice has its tables, but {VERSION_TABLE.name} does not say of which version",
             "restore it from a backup, or write into it the version that it was at: "

@@ -10,7 +10,9 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from office import Office
+from proxy import proxied
 from schemas import engine_of
+from servers import Mariadb
 
 from branchmig.config import packaged
 from branchmig.store import REVISIONS
@@ -96,3 +98,36 @@ def test_a_former_headoffice_takes_part_in_rollouts_once_it_is_upgraded(
     report = former.json("apply-all")
     assert [row["verdict"] for row in report["branches"]] == ["unchanged", "migrated", "skipped"]
     assert (report["rollout"]["passed"], report["rollout"]["failed"]) == (1, 0)
+
+
+def test_an_init_that_was_cut_off_anywhere_is_finished_by_the_next(
+    office: Office, mariadb: Mariadb
+) -> None:
+    """MariaDB keeps the tables that were made; only their journal says that there are more."""
+    settings, halves = office.settings.read_text(), 0
+    for limit in range(400, 4000, 600):
+        url = mariadb.url(f"h_cut{limit}")
+        with proxied(mariadb.port, limit) as proxy:
+            far = url.replace(f":{mariadb.port}/", f":{proxy.port}/")
+            office.settings.write_text(f'[headoffice]\nurl = "{far}"\n{settings}')
+            cut = office.run("init", code=None).returncode
+        office.settings.write_text(f'[headoffice]\nurl = "{url}"\n{settings}')
+        if cut:
+            halves += office.run("status", code=None).returncode != 0
+        office.init()
+        assert office.json("status") == []
+    assert halves > 2
+
+
+def test_a_headoffice_that_lost_its_version_is_refused_where_ddl_stays_too(
+    office: Office, mariadb: Mariadb
+) -> None:
+    url = mariadb.url("h_half")
+    settings = office.settings.read_text()
+    office.settings.write_text(f'[headoffice]\nurl = "{url}"\n{settings}')
+    office.init()
+    with mariadb.connect("h_half") as connection, connection.cursor() as cursor:
+        cursor.execute("DELETE FROM branchmig_version")
+    for asked in ("status", "init"):
+        error = office.json(asked, code=78)["error"]
+        assert "does not say of which version" in error["message"]

@@ -267,5 +267,9 @@ def test_a_database_has_one_identity_wherever_its_url_names_host_and_port() -> N
     identity = PostgresqlStrategy(Limits(), Path()).identity
     same = ["postgresql://u@H:5433/d", "postgresql://u@/d?host=h&port=5433"]
     assert len({identity(url) for url in same}) == 1
-    others = ["postgresql://u@/d?host=h&port=5434", "postgresql://u@/d?host=h", "postgresql://u@h/e"]
+    others = [
+        "postgresql://u@/d?host=h&port=5434",
+        "postgresql://u@/d?host=h",
+        "postgresql://u@h/e",
+    ]
     assert len({identity(url) for url in (*others, same[0])}) == 4
