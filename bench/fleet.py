@@ -1,6 +1,6 @@
 """What a fleet costs: whole runs of `apply-all` over thousands of branches.
 
-    python -m bench.fleet                   all parts, some ten minutes
+    python -m bench.fleet                   all parts, some twenty-five minutes
     python -m bench.fleet --only b          one part, by its name below; may be repeated
     python -m bench.fleet --branches 100    a quick look at a tenth of the size
     python -m bench.fleet --profile         where the time of (b) goes, function by function

@@ -49,16 +49,19 @@ def address(settings: Settings) -> str:
 def open_store(settings: Settings) -> Store:
     """HeadOffice for reading and writing. Raises HeadOfficeVersion, StoreError."""
     strategy = headoffice_strategy(settings)
-    _require(_look_as_writer(settings, strategy))
+    _require(lambda: _look_as_writer(settings, strategy))
     return Store(strategy.engine(address(settings)), _explainer(settings, strategy))
 
 
 def open_reader(settings: Settings) -> Store:
     """HeadOffice for reading only, held to it by the engine. Raises as `open_store` does."""
     strategy = headoffice_strategy(settings)
-    with _as_store_errors(settings, strategy):
-        snapshot = strategy.inspect(address(settings), VERSION_TABLE)
-    _require(snapshot)
+
+    def look() -> Snapshot:
+        with _as_store_errors(settings, strategy):
+            return strategy.inspect(address(settings), VERSION_TABLE)
+
+    _require(look)
     return Store(strategy.read_engine(address(settings)), _explainer(settings, strategy))
 
 
@@ -196,8 +199,12 @@ class _Landed(NoHooks):
         self.applied.append(step.revision)
 
 
-def _require(snapshot: Snapshot) -> None:
+def _require(look: Callable[[], Snapshot]) -> None:
     """Raise HeadOfficeVersion unless HeadOffice is at the version that this program needs."""
+    snapshot = look()
+    if snapshot.heads != REVISIONS[-1:]:
+        # An `init` may have ended between two questions of one look.
+        snapshot = look()
     _refuse_foreign(snapshot)
     if snapshot.heads != REVISIONS[-1:]:
         found = "has no tables yet" if snapshot.exists else "does not exist yet"

@@ -86,8 +86,9 @@ def _guarded(program: Callable[[], object]) -> int:
 
 def _full(error: Exception) -> BranchmigError | None:
     """Whatever was written, help on standard output included, has met the end of its space."""
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return BranchmigError(f"nothing more can be written: {error}", "free some space there")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        said = mask(str(error))
+        return BranchmigError(f"nothing more can be written: {said}", "free some space there")
     return None
 
 

@@ -37,7 +37,9 @@ _TOGETHER = 1000
 """Databases asked about over one connection: a survey that is closed ends after so many."""
 
 _FILES = 64
-"""Files looked at before they are told of."""
+_SOON = 0.02
+"""So many files at most are looked at before they are told of, and fewer where that takes more
+seconds than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,16 +122,26 @@ class Survey:
     # Files ------------------------------------------------------------------------------------
 
     def _look_at_files(self, records: list[Record]) -> None:
-        for start in range(0, len(records), _FILES):
-            asked = records[start : start + _FILES]
-            told = self._told_together(asked)
-            self._tell(told)
-            known = {finding.record.branch.id for finding in told}
+        waiting, count = deque(records), 1
+        while waiting:
+            asked = [waiting.popleft() for _ in range(min(count, len(waiting)))]
+            since = time.monotonic()
+            found = self._told_together(asked)
+            known = {finding.record.branch.id for finding in found}
             for record in asked:
                 if self._ended.is_set():
                     return
-                if record.branch.id not in known:
-                    self._tell([self._file(record)])
+                if record.branch.id in known:
+                    continue
+                found.append(self._file(record))
+                if time.monotonic() > since + _SOON:
+                    self._tell(found)
+                    found, since = [], time.monotonic()
+            if found:
+                self._tell(found)
+            # As many as take so long: on a share each may.
+            quick = time.monotonic() < since + _SOON
+            count = min(2 * count, _FILES) if quick else max(count // 2, 1)
 
     def _file(self, record: Record) -> Finding:
         try:

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -37,7 +38,7 @@ from ..errors import (
     UsageError,
 )
 from ..masking import mask
-from ..model import FailureKind, Provider, Snapshot, VersionTable
+from ..model import FailureKind, Heads, Provider, Snapshot, VersionTable
 from .connections import malformed
 from .examination import Examination, of_file
 from .journal import NoJournal
@@ -257,10 +258,8 @@ class SqliteStrategy:
             raise BranchUnusable(f"{path}: {_NOT_A_DATABASE[0]}", _NOT_A_DATABASE[1])
         return header
 
-    # Opening ----------------------------------------------------------------------------------
-
     def versions(self, url: str, version_table: VersionTable) -> Snapshot:
-        return self.inspect(url, version_table)
+        return replace(self.inspect(url, version_table), tables=frozenset())
 
     def versions_together(
         self, urls: Sequence[str], version_table: VersionTable
@@ -269,7 +268,7 @@ class SqliteStrategy:
         open one for each costs a quarter more. The others, and those that somebody is writing, are
         for `inspect`."""
         found: dict[str, Snapshot] = {}
-        snapshots: dict[tuple[Any, ...], Snapshot] = {}  # mostly it is one for all of them
+        snapshots: dict[Heads, Snapshot] = {}  # mostly it is one for all of them
         select = _select_versions(version_table.name)
         with closing(sqlite3.connect(":memory:", 0, isolation_level=None, uri=True)) as driver:
             for url in urls:
@@ -277,25 +276,26 @@ class SqliteStrategy:
                     path = self._quick_path(url)
                     if not _is_plain(path):
                         continue
-                    driver.execute("ATTACH ? AS branch", (f"file:{quote(path)}?mode=ro",))
+                    driver.execute("ATTACH ? AS branch", (_file_uri(path, "mode=ro"),))
                     try:
                         # One statement is one consistent view.
-                        rows = tuple(driver.execute(select).fetchall())
+                        rows = driver.execute(select).fetchall()
                     finally:
                         driver.execute("DETACH branch")
                 except (OSError, UsageError, sqlite3.Error):
                     continue
-                if rows not in snapshots:
-                    snapshots[rows] = Snapshot(
-                        True, True, tuple(sorted(str(row[0]) for row in rows))
-                    )
-                found[url] = snapshots[rows]
+                heads = tuple(sorted([str(row[0]) for row in rows]))
+                if heads not in snapshots:
+                    snapshots[heads] = Snapshot(True, True, heads)
+                found[url] = snapshots[heads]
         return found
 
     def _quick_path(self, url: str) -> str:
         """As `_path`, for ten thousand of them."""
         plain = _PLAIN_URL.fullmatch(url)
         return os.path.join(self._folder, plain[1]) if plain else str(self._path(url))  # noqa: PTH118
+
+    # Opening ----------------------------------------------------------------------------------
 
     def examine(self, url: str) -> Examination:
         return of_file(self._path(url))
@@ -353,7 +353,7 @@ class SqliteStrategy:
         self, path: Path | str, mode: str, timeout: float | None = None
     ) -> sqlite3.Connection:
         return sqlite3.connect(
-            f"file:{quote(str(path))}?{mode}",
+            _file_uri(path, mode),
             uri=True,
             timeout=self._limits.lock_timeout if timeout is None else timeout,
             isolation_level=None,
@@ -576,6 +576,11 @@ class SqliteStrategy:
         if code not in _SENTENCES:
             kind = ProviderError
         return kind(f"{path}: {mask(sentence)}", hint)
+
+
+def _file_uri(path: Path | str, mode: str) -> str:
+    """What SQLite opens (https://sqlite.org/uri.html); a name that is not UTF-8 as its bytes."""
+    return f"file:{quote(os.fsencode(path))}?{mode}"
 
 
 def _address(path: Path) -> str:

@@ -165,7 +165,7 @@ class Session:
         if going_on:
             return None
         for statement in _GO_ON:
-            connection.exec_driver_sql(statement)
+            connection.exec_driver_sql(statement).close()
         return "COMMIT" if marked else "ROLLBACK"
 
     def end_failed_watch(self, connection: sa.Connection) -> str | None:

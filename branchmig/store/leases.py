@@ -6,10 +6,10 @@ other and never in a circle. What several branches have in common is written in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -21,6 +21,11 @@ from . import rows
 from .rollouts import Turnstile
 from .rows import Transaction, Transition
 from .tables import branches, clock, outcomes, runs, states
+
+_TOGETHER = 1000
+"""Branches that one statement names: SQL Server takes 2,100 parameters and no more."""
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,7 @@ class Leases:
         with self._transaction() as connection:
             turnstile = Turnstile(connection, gate) if gate else None
             ids = [asked.branch.id for asked in wanted]
-            found = {row.id: row for row in connection.execute(_FOUND, {"of_branches": ids})}
+            found = {row.id: row for row in _rows(connection, _FOUND, ids)}
             now = rows.now(connection)
             given: list[Lease | BranchmigError] = []
             for asked in wanted:
@@ -99,10 +104,10 @@ class Leases:
         """Move the expiry of all of them; gives those that are held no longer."""
         if not leases:
             return ()
-        ids = {"of_branches": [lease.branch_id for lease in leases]}
+        ids = [lease.branch_id for lease in leases]
         ours: set[tuple[str, str | None, int]] = set()
         with self._transaction() as connection:
-            ours.update(tuple(row) for row in connection.execute(_HELD, ids))
+            ours.update(tuple(row) for row in _rows(connection, _HELD, ids))
             held = [lease for lease in leases if _key(lease) in ours]
             for _, group in _grouped((lease, {}) for lease in held):
                 connection.execute(
@@ -123,10 +128,10 @@ class Leases:
         written, where the lease is no longer this one. What a call before this one had written, of
         which only the answer was lost, is not written again.
         """
-        ids = {"of_branches": [conclusion.lease.branch_id for conclusion in concluded]}
+        ids = [conclusion.lease.branch_id for conclusion in concluded]
         results: dict[int, BranchState | LeaseLost] = {}
         with self._transaction() as connection:
-            ours = {tuple(row) for row in connection.execute(_HELD, ids)}
+            ours = {tuple(row) for row in _rows(connection, _HELD, ids)}
             known = _recorded(connection, run, [c for c in concluded if _key(c.lease) not in ours])
             now = rows.now(connection)
             trail: list[Mapping[str, Any]] = []
@@ -159,28 +164,43 @@ class Leases:
         return tuple(results[number] for number in range(len(concluded)))
 
 
+def _rows(
+    connection: sa.Connection, statement: sa.Select[Any], ids: Iterable[str]
+) -> Iterator[sa.Row[Any]]:
+    """What a statement finds of these branches, locked in the order of their ids."""
+    for part in _parts(sorted(ids)):
+        yield from connection.execute(statement, {"of_branches": part})
+
+
+def _parts(items: list[_Item]) -> Iterator[list[_Item]]:
+    for start in range(0, len(items), _TOGETHER):
+        yield items[start : start + _TOGETHER]
+
+
 def _grouped(
     leases: Iterable[tuple[Lease, dict[str, Any]]],
-) -> Iterable[tuple[dict[str, Any], list[Lease]]]:
-    """Those for which the same is to be written, under the same owner."""
+) -> Iterator[tuple[dict[str, Any], list[Lease]]]:
+    """Those for which the same is to be written, under the same owner, as many as go together."""
     groups: dict[Any, tuple[dict[str, Any], list[Lease]]] = {}
     for lease, values in leases:
         key = (lease.owner, tuple(values.items()))
         groups.setdefault(key, (values, []))[1].append(lease)
-    return groups.values()
+    for values, group in groups.values():
+        for part in _parts(group):
+            yield values, part
 
 
 def _recorded(
     connection: sa.Connection, run: Run, concluded: Sequence[Conclusion]
 ) -> frozenset[str]:
     """Those of the branches of which this run has recorded an outcome already."""
-    if not concluded:
-        return frozenset()
-    statement = sa.select(outcomes.c.branch_id).where(
-        outcomes.c.run_id == run.id,
-        outcomes.c.branch_id.in_([conclusion.lease.branch_id for conclusion in concluded]),
-    )
-    return frozenset(connection.execute(statement).scalars())
+    found: set[str] = set()
+    for part in _parts([conclusion.lease.branch_id for conclusion in concluded]):
+        statement = sa.select(outcomes.c.branch_id).where(
+            outcomes.c.run_id == run.id, outcomes.c.branch_id.in_(part)
+        )
+        found.update(connection.execute(statement).scalars())
+    return frozenset(found)
 
 
 def _key(lease: Lease) -> tuple[str, str, int]:

@@ -51,15 +51,16 @@ def records() -> sa.Select[Any]:
 def record(row: sa.Row[Any]) -> Record:
     """From a row of `records`."""
     branch_id, code, name, provider, *rest = row[len(STATE) :]
-    try:
-        return Record(Branch(branch_id, code, name, _PROVIDERS[provider], *rest), state(row))
-    except KeyError as error:
-        raise unknown(f"for the branch {code}", str(error)) from None
+    if provider not in _PROVIDERS:
+        raise unknown(f"for the provider of {code}", provider)
+    return Record(Branch(branch_id, code, name, _PROVIDERS[provider], *rest), state(row))
 
 
 def state(row: sa.Row[Any]) -> BranchState:
     """From a row that begins with `STATE`."""
     status, *rest = row[: len(STATE)]
+    if status not in _STATUSES:
+        raise unknown("for the status of a branch", status)
     return BranchState(_STATUSES[status], *rest)
 
 

@@ -63,9 +63,12 @@ def _list_text(names: tuple[str, ...]) -> str:
 @lru_cache(1024)
 def _names(text: str) -> tuple[str, ...]:
     try:
-        return tuple(json.loads(text))
-    except ValueError:
-        raise unknown("for a list of names", text) from None
+        found = json.loads(text)
+    except (ValueError, TypeError):
+        found = None
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise unknown("for a list of names", str(text))
+    return tuple(found)
 
 
 def unknown(where: str, found: str) -> HeadOfficeDamaged:

@@ -75,6 +75,25 @@ def test_many_leases_are_taken_in_the_order_asked_for(store: Store, branches: li
         assert (lease.previous.status, lease.state.target) == (MigrationStatus.PENDING, "head")
 
 
+def test_more_leases_than_one_statement_may_name_go_together_all_the_same(
+    store: Store, branches: list[Branch]
+) -> None:
+    more = [a_branch(number) for number in range(MANY, 2100)]
+    store.put([(branch, branch.url) for branch in more])
+    everyone = branches + more
+    leases = taken(store, everyone)
+    assert [lease.branch_id for lease in leases] == [branch.id for branch in everyone]
+    assert store.leases.renew(leases, 600) == ()
+    results = [
+        Conclusion(lease, succeed, outcome(branch))
+        for lease, branch in zip(leases, everyone, strict=True)
+    ]
+    for _ in range(2):  # of the second it is known that the first had written it
+        assert all(isinstance(s, BranchState) for s in store.leases.conclude(results, RUN))
+    assert {record.state.status for record in store.records()} == {MigrationStatus.COMPLETED}
+    assert len(trail(store)) == len(everyone)
+
+
 def test_nothing_wanted_is_nothing_given(store: Store) -> None:
     assert take(store, []) == []
     assert store.leases.renew([], 600) == ()

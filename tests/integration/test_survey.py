@@ -250,6 +250,25 @@ def surveyed(migrator: Migrator, records: list[Record], per_server: int) -> dict
     return {finding.record.branch.code: finding for finding in found}
 
 
+def test_the_first_file_is_told_of_alone_and_the_last_among_many(tmp_path: Path) -> None:
+    """Workers need not wait for the second, which may lie on a slow share."""
+    scene = Scene(tmp_path)
+    scene.revision("r1", "pass")
+    migrator = Migrator(scene.settings)
+    migrator.history()
+    records = [
+        Record(Branch(f"s{n}", f"S{n}", "", Provider.SQLITE, f"sqlite:///{n}.db"), BranchState())
+        for n in range(500)
+    ]
+    told: list[int] = []
+    survey = Survey(migrator, 4, lambda found: told.append(len(found)))
+    survey.begin(records)
+    until(lambda: sum(told) == len(records), "the last branch", 60)
+    survey.close()
+    assert told[0] == 1
+    assert max(told) > 1
+
+
 @contextmanager
 def silent_server() -> Iterator[tuple[int, list[socket.socket]]]:
     """Takes connections and never says a word. Gives its port and what it has taken."""
