@@ -75,12 +75,12 @@ def write(file: Path, report: Report, *records: Record, **labels: str) -> None:
 
 
 def test_branches_are_counted_as_the_run_has_left_them() -> None:
-    held = replace(DONE, lock_owner="x", lock_expires_at=NOW + timedelta(minutes=1))
+    held = DONE._replace(lock_owner="x", lock_expires_at=NOW + timedelta(minutes=1))
     migrated, failed, away, pinned, leased = (
         record(1, BranchState(heads=("a1",))),
         record(2, BranchState(heads=("a1",))),
         record(3, BranchState(MigrationStatus.COMPLETED, ("a1",))),
-        record(4, replace(DONE, pinned=True)),
+        record(4, DONE._replace(pinned=True)),
         record(5, held),
     )
     outcomes = [
@@ -101,7 +101,7 @@ def test_branches_are_counted_as_the_run_has_left_them() -> None:
 def test_a_branch_that_another_run_has_leased_counts_as_locked_and_an_expired_lease_does_not() -> (
     None
 ):
-    expired = replace(DONE, lock_owner="x", lock_expires_at=NOW - timedelta(minutes=1))
+    expired = DONE._replace(lock_owner="x", lock_expires_at=NOW - timedelta(minutes=1))
     skipped = outcome(record(1), Verdict.SKIPPED, reason=SkipReason.LEASED)
     assert census([record(1), record(2, expired)], [skipped], behind, NOW).locked == 1
 
@@ -150,7 +150,7 @@ def test_a_halted_rollout_is_a_figure(file: Path) -> None:
 
 def test_a_reader_finds_whole_files_only(file: Path) -> None:
     report = Report("run-1", ())
-    records = [record(n, replace(DONE, heads=(f"a{n}",))) for n in range(200)]
+    records = [record(n, DONE._replace(heads=(f"a{n}",))) for n in range(200)]
     write(file, report, *records)
     over, sizes = threading.Event(), set()
 
