@@ -105,7 +105,7 @@ def test_an_init_that_was_cut_off_anywhere_is_finished_by_the_next(
 ) -> None:
     """MariaDB keeps the tables that were made; only their journal says that there are more."""
     settings, halves = office.settings.read_text(), 0
-    for limit in range(400, 4000, 600):
+    for limit in range(400, 4000, 1200):
         url = mariadb.url(f"h_cut{limit}")
         with proxied(mariadb.port, limit) as proxy:
             far = url.replace(f":{mariadb.port}/", f":{proxy.port}/")
@@ -116,7 +116,7 @@ def test_an_init_that_was_cut_off_anywhere_is_finished_by_the_next(
             halves += office.run("status", code=None).returncode != 0
         office.init()
         assert office.json("status") == []
-    assert halves > 2
+    assert halves > 1
 
 
 def test_a_headoffice_that_lost_its_version_is_refused_where_ddl_stays_too(

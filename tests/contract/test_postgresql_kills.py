@@ -32,10 +32,10 @@ op.execute("INSERT INTO ledger (what) VALUES ('4 ends')")
 """
 
 
-def test_killed_at_any_of_twenty_moments_every_statement_lands_exactly_once(
+def test_killed_at_any_of_ten_moments_every_statement_lands_exactly_once(
     tmp_path: Path, postgresql: Postgresql
 ) -> None:
-    _survives(tmp_path, postgresql, 20)
+    _survives(tmp_path, postgresql, 10)
 
 
 @pytest.mark.soak

@@ -27,10 +27,10 @@ ENGINES = pytest.mark.parametrize("engine", [Postgresql, Mariadb])
 
 
 @ENGINES
-def test_four_kills_of_the_server_leave_nothing_that_the_next_run_cannot_put_right(
+def test_two_kills_of_the_server_leave_nothing_that_the_next_run_cannot_put_right(
     engine: type[Server], tmp_path: Path
 ) -> None:
-    _survives(engine, tmp_path, 4)
+    _survives(engine, tmp_path, 2)
 
 
 @pytest.mark.soak

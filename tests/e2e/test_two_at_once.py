@@ -274,7 +274,7 @@ def test_a_headoffice_locked_in_the_middle_of_a_run_is_put_right_by_the_next(
     office: Office, family: Family
 ) -> None:
     slow.prepare(office, "BR001", "BR002")
-    office.environ["BRANCHMIG_RUN_LEASE_SECONDS"] = "30"
+    office.environ["BRANCHMIG_RUN_LEASE_SECONDS"] = "15"
     slow.hold(office, "BR001")
     run = office.start("apply-all", "--json")
     slow.begun(office, "BR001", "s2_many")
