@@ -202,6 +202,7 @@ def far_away(bench: Bench) -> Iterator[Result | str]:
 
 
 def silent(bench: Bench) -> Iterator[Result | str]:
+    """What servers that never answer cost those that do."""
     with _scratch(bench) as work:
         yield from remote.silence(work, bench.branches, bench.rounds)
 

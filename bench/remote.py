@@ -24,7 +24,6 @@ from .meter import peak, wall
 from .sides import Office
 
 _ROUND_TRIP = 0.1
-_HOST = "127.0.0.1"
 _FLEET = 10_000
 _MINUTE = 60.0
 _TEMPLATE = "template"
@@ -63,11 +62,7 @@ def silence(folder: Path, databases: int, rounds: int) -> Iterator[Result | str]
     """
     try:
         with _servers(folder, databases) as (way, urls):
-            everyone = [
-                url.replace(f"@{_HOST}:", f"@127.0.0.{address}:")
-                for url in urls
-                for address in range(1, 1 + len(NEAR))
-            ]
+            everyone = [url.replace(f"@{NEAR[0]}:", f"@{near}:") for url in urls for near in NEAR]
             with _silent(len(everyone) // 20) as silent:
                 with apart(0, way):
                     whole = _known(folder / "whole", everyone)

@@ -292,8 +292,9 @@ class SqliteStrategy:
 
     def _quick_path(self, url: str) -> str:
         """As `_path`, for ten thousand of them."""
-        plain = _PLAIN_URL.fullmatch(url)
-        return os.path.join(self._folder, plain[1]) if plain else str(self._path(url))  # noqa: PTH118
+        if plain := _PLAIN_URL.fullmatch(url):
+            return os.path.join(self._folder, plain[1])  # noqa: PTH118 - ten thousand times
+        return str(self._path(url))
 
     # Opening ----------------------------------------------------------------------------------
 
@@ -349,13 +350,11 @@ class SqliteStrategy:
 
         return _engine(_address(path), open_reader, NullPool)
 
-    def _open(
-        self, path: Path | str, mode: str, timeout: float | None = None
-    ) -> sqlite3.Connection:
+    def _open(self, path: Path, mode: str) -> sqlite3.Connection:
         return sqlite3.connect(
             _file_uri(path, mode),
             uri=True,
-            timeout=self._limits.lock_timeout if timeout is None else timeout,
+            timeout=self._limits.lock_timeout,
             isolation_level=None,
             # `interrupt` comes from another thread; everything else stays on one.
             check_same_thread=False,

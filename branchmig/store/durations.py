@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import sqlalchemy as sa
 
 from ..model import Provider
-from .rows import Transaction
+from .rows import PROVIDERS, Transaction
 from .tables import clock, durations
 
 Measured = Mapping[tuple[Provider, str], float]
@@ -17,9 +17,6 @@ Measured = Mapping[tuple[Provider, str], float]
 _FORGOTTEN = 30 * 86_400
 """Seconds after which the next measurement takes the place of the longest one: what once took long
 on one branch must not keep the others from being migrated for ever."""
-
-
-_PROVIDERS = {provider.value: provider for provider in Provider}
 
 
 class Durations:
@@ -32,9 +29,9 @@ class Durations:
         """The longest that each revision has taken, in seconds."""
         with self._transaction() as connection:
             return {
-                (_PROVIDERS[row.provider], row.revision): row.longest_ms / 1000
+                (PROVIDERS[row.provider], row.revision): row.longest_ms / 1000
                 for row in connection.execute(sa.select(durations))
-                if row.provider in _PROVIDERS  # a newer program on another host may know more
+                if row.provider in PROVIDERS  # a newer program on another host may know more
             }
 
     def learn(self, measured: Measured) -> None:

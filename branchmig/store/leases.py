@@ -213,7 +213,7 @@ def _free_state(
     row = found.get(branch.id)
     if row is None:
         raise UnknownBranch(f"the branch {branch.code} has been removed meanwhile")
-    state = rows.state(row)
+    state = rows.state(row, branch.code)
     if is_locked(state, now):
         raise held(connection, branch, row.lock_owner, row.lock_expires_at)
     if (row.url, row.is_active) != (branch.url, branch.is_active):

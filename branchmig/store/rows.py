@@ -32,7 +32,7 @@ _values = attrgetter(*_COLUMNS.values())
 _NOW = sa.select(clock())
 
 # As attributes of the enums these would be looked up slowly, and they are for every branch.
-_PROVIDERS = {provider.value: provider for provider in Provider}
+PROVIDERS = {provider.value: provider for provider in Provider}
 _STATUSES = {status.value: status for status in MigrationStatus}
 
 _BRANCH = [branches.c[field.name] for field in fields(Branch)]
@@ -51,16 +51,16 @@ def records() -> sa.Select[Any]:
 def record(row: sa.Row[Any]) -> Record:
     """From a row of `records`."""
     branch_id, code, name, provider, *rest = row[len(STATE) :]
-    if provider not in _PROVIDERS:
+    if provider not in PROVIDERS:
         raise unknown(f"for the provider of {code}", provider)
-    return Record(Branch(branch_id, code, name, _PROVIDERS[provider], *rest), state(row))
+    return Record(Branch(branch_id, code, name, PROVIDERS[provider], *rest), state(row, code))
 
 
-def state(row: sa.Row[Any]) -> BranchState:
-    """From a row that begins with `STATE`."""
+def state(row: sa.Row[Any], code: str) -> BranchState:
+    """From a row that begins with `STATE`, of the branch of this code."""
     status, *rest = row[: len(STATE)]
     if status not in _STATUSES:
-        raise unknown("for the status of a branch", status)
+        raise unknown(f"for the status of {code}", status)
     return BranchState(_STATUSES[status], *rest)
 
 

@@ -209,7 +209,7 @@ class Store:
             row = connection.execute(_LOCKED, {"of_branch": branch.id}).first()
             if row is None:
                 raise UnknownBranch("the branch has been removed meanwhile")
-            state = rows.state(row)
+            state = rows.state(row, branch.code)
             after = transition(state, rows.now(connection))
             done = connection.execute(
                 sa.update(states)

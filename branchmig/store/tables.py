@@ -67,7 +67,7 @@ def _names(text: str) -> tuple[str, ...]:
     except (ValueError, TypeError):
         found = None
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-        raise unknown("for a list of names", str(text))
+        raise unknown("for a list of heads, tags or revisions", str(text))
     return tuple(found)
 
 

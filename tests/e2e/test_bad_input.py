@@ -402,13 +402,13 @@ def test_headoffice_at_another_version_is_refused(
     [
         (
             "UPDATE branchmig_migration_states SET status = 'Frozen'",
-            "Frozen for the status of a branch",
+            "Frozen for the status of BR001",
         ),
         ("UPDATE branchmig_branches SET provider = 'oracle'", "oracle for the provider of BR001"),
-        ("UPDATE branchmig_migration_states SET heads = 'a1'", "a1 for a list of names"),
-        ("UPDATE branchmig_migration_states SET heads = '\"a1\"'", '"a1" for a list of names'),
-        ("UPDATE branchmig_migration_states SET heads = '[[1]]'", "[[1]] for a list of names"),
-        ("UPDATE branchmig_migration_states SET heads = 5", "5 for a list of names"),
+        ("UPDATE branchmig_migration_states SET heads = 'a1'", "a1 for a list of heads"),
+        ("UPDATE branchmig_migration_states SET heads = '\"a1\"'", '"a1" for a list of heads'),
+        ("UPDATE branchmig_migration_states SET heads = '[[1]]'", "[[1]] for a list of heads"),
+        ("UPDATE branchmig_migration_states SET heads = 5", "5 for a list of heads"),
     ],
 )
 def test_a_headoffice_that_holds_what_this_program_does_not_know_is_refused(

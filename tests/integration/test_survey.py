@@ -325,6 +325,35 @@ def test_a_silent_server_is_asked_by_few_and_delays_no_other(engine: str, tmp_pa
     assert not any(finding.failure for code, finding in found.items() if code.startswith("S"))
 
 
+def test_a_url_that_is_a_secret_as_a_whole_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose server it names is not known before it is opened: each is looked at beside the others,
+    and asked once."""
+    scene = Scene(tmp_path, connect_timeout=4)
+    scene.revision("r1", "pass")
+    migrator = Migrator(scene.settings)
+    engines = {Provider.POSTGRESQL: "postgresql", Provider.MYSQL: "mysql"}
+    for provider in engines:
+        migrator.history(provider)
+    with silent_server() as (port, taken):
+        records = []
+        for number, (provider, scheme) in enumerate([*engines.items()] * 10):
+            name = f"BRANCHMIG_SECRET_{number}"
+            monkeypatch.setenv(name, f"{scheme}://u@127.0.0.1:{port}/d{number}")
+            branch = Branch(name, f"P{number}", "", provider, f"${{env:{name}}}")
+            records.append(Record(branch, BranchState()))
+        found: list[Finding] = []
+        survey = Survey(migrator, 4, found.extend)
+        survey.begin(records)
+        until(lambda: found or len(taken) == len(records), "the last connection", 30)
+        assert not found
+        until(lambda: len(found) == len(records), "the last branch", 60)
+        survey.close()
+        assert len(taken) == len(records)
+    assert all(f.failure and f.failure.kind is FailureKind.UNREACHABLE for f in found)
+
+
 def test_looks_that_wait_for_silent_servers_hold_up_nobody(tmp_path: Path) -> None:
     """More silent servers than looks at once: all are asked before the first is given up."""
     scene = Scene(tmp_path, connect_timeout=4)
